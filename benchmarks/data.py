@@ -1,13 +1,13 @@
-"""Images per second of the input pipeline, against the training step and against raw records.
+"""Speed of the input pipeline, compared with the training step and with reading raw records.
 
     python benchmarks/data.py [--quick] [--json FILE]
 
-For each recipe that can run without a download, in turn within one process: the pipeline alone with
-all its augmentation, the compiled training step on a batch that is already there, and tf.data
-reading the same images, encoded, from a TFRecord file without decoding them. A ratio is the
-pipeline's images per second divided by the peer's: against the step, 1 is a pipeline that takes as
-long as the step itself, and 10 one that leaves it nine tenths of the time. The augmentations of
-ImageNet are measured on a folder of JPEG files of 500x375 pixels that the script makes.
+The script measures every recipe that can run without a download. Three subjects run in turn within
+one process: the pipeline alone, with all its augmentation; the compiled training step on a batch in
+memory; and tf.data, which reads the same images from a TFRecord file without decoding them. A ratio
+is the pipeline's images per second divided by those of one of the other two. For example, a ratio
+of 10 to the training step means that the pipeline takes a tenth of the step's time. The
+augmentations of ImageNet are measured on JPEG files of 500x375 pixels, which the script generates.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from keras_cnns.data.sources import shapes
 from keras_cnns.recipes import Recipe, load_recipe
 from keras_cnns.training.model import build_model, compile_model, for_outputs
 
-PHOTO, PHOTOS = 500, 96  # pixels of the longer side, how many
+PHOTO, PHOTOS = 500, 96  # pixels of the longer side, and number of generated files
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,13 @@ def write_records(images: Iterator[Any], path: Path, folder: str) -> None:
 
 
 def rate(batches: Iterator[Any], size: Callable[[Any], int], seconds: float) -> float:
-    """Return images per second of what comes out, for some seconds."""
+    """Return the images per second of an iterator, measured for some seconds.
+
+    Args:
+        batches: the iterator.
+        size: a function that returns the number of images in an item.
+        seconds: the duration of the measurement.
+    """
     count, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
         count += size(next(batches))
@@ -155,7 +161,7 @@ def measure(case: Case, folder: Path, rounds: int, seconds: float) -> list[dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
     arguments = parser.parse_args()
     rounds, seconds = (3, 0.7) if arguments.quick else (7, 2.0)
     print(f"{'case':<30}{'peer':<22}{'images/s':>10}{'peer':>10}{'ratio':>9}{'low':>9}{'high':>9}")

@@ -1,10 +1,11 @@
-"""What the diagnostics cost: training steps with all of them against steps without.
+"""Duration of a training step with all diagnostics, divided by that of a step without them.
 
     python benchmarks/diagnostics.py [--quick] [--case NAME] [--json FILE]
 
-In one training every other step is measured, by all diagnostics and with their files and
-TensorBoard; the steps between are not. A ratio is the mean time of a step at the default interval
-by that of a step without any callback: above 1 is slower. Aim: at most 1.05.
+In one training, all diagnostics run on every second step, and write their files and TensorBoard's.
+From the durations of the steps with and without diagnostics, the script computes the mean duration
+of a step at the default interval of the diagnostics. A ratio is this mean divided by the duration
+of a step without any callback. The aim is at most 1.05.
 """
 
 import argparse
@@ -29,17 +30,17 @@ from keras_cnns.training.callback_list import make_watchers
 from keras_cnns.training.callbacks import Diagnostic, Progress
 from keras_cnns.training.callbacks.diagnostic import INTERVAL
 
-# case -> net, side of its images, batch size, classes
+# case -> network, height and width of its images, batch size, number of classes
 CASES = {
     "ResNet-20, 32, batch 128": ("resnet20", 32, 128, 10),
     "GoogLeNet, 32, batch 32": ("googlenet_bn", 32, 32, 10),
     "ResNet-50, 224, batch 16": ("resnet50", 224, 16, 1000),
 }
-WARM_UP = 2  # pairs of steps
+WARM_UP = 2  # number of pairs of steps that are not measured
 
 
 class Clock(keras.callbacks.Callback):
-    """Note when each step begins; stands first."""
+    """Record when each step begins; this callback must be the first one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class Clock(keras.callbacks.Callback):
 
 
 def idle_seconds(callbacks: list[keras.callbacks.Callback], calls: int = 1000) -> float:
-    """Return what the callbacks take in a step that none of them measures."""
+    """Return the time of all callbacks in a step on which no diagnostic runs."""
     start = time.perf_counter()
     for _ in range(calls):
         for callback in callbacks:
@@ -93,7 +94,7 @@ def measure(case: str, pairs: int) -> dict[str, Any]:
     with_diagnostics = (measured + (INTERVAL - 1) * plain) / INTERVAL
     row = {
         "case": case,
-        "subject": f"a step with every diagnostic, each {INTERVAL} steps",
+        "subject": f"a step with every diagnostic at an interval of {INTERVAL} steps",
         "peer": "a step without callbacks",
     } | ratios(with_diagnostics.tolist(), (plain - idle).tolist())
     step, extra = np.median(plain) * 1e3, np.median(measured - plain) * 1e3
@@ -105,8 +106,8 @@ def measure(case: str, pairs: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer steps, without ResNet-50")
-    parser.add_argument("--case", choices=CASES, help="only this one")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--case", choices=CASES, help="measure only this case")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
     arguments = parser.parse_args()
     cases = [arguments.case] if arguments.case else list(CASES)
     if arguments.quick and not arguments.case:

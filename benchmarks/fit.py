@@ -1,17 +1,20 @@
-"""Images per second of `keras-cnns train` within an epoch, against its compiled step alone.
+"""Images per second of `keras-cnns train` within an epoch, compared with its compiled step alone.
 
     python benchmarks/fit.py [--quick] [--json FILE] [--case NAME] [--rounds N]
 
-Ours is the training as the command runs it: pipeline, augmentation, callbacks, diagnostics at
-their default interval. The end of an epoch, with the evaluation and the best model's file, is not
-measured: its fraction depends on the length of the epoch. The peer is a bare loop of the same
-compiled step on one batch that is in memory. Both take turns in one process: an epoch of ours, in
-which every diagnostic is measured as often as it is by default, then some steps of the peer. A
-checkpoint is timed apart, and counts with its fraction of the default interval. A ratio is our
-images per second divided by the peer's: the ideal is 1, the aim at least 0.97.
+Two subjects run in turn within one process. "ours" is the training as the command runs it, with the
+pipeline, the augmentation, the callbacks, and the diagnostics at their default interval. "bare" is
+a loop of the same compiled step on one batch in memory. A ratio is our images per second divided by
+those of the bare loop. The ideal ratio is 1, and the aim is at least 0.97.
 
-The last lines are the seconds from the last step of a `fit` to its return, with tf.data's
-autotuning, as it is by default, and without it, as in every pipeline of ours.
+The end of an epoch, with the evaluation and the best model's file, is not measured, because its
+fraction of the time depends on the length of the epoch. The duration of a checkpoint is measured
+separately. Our images per second are reduced by the fraction of the time that checkpoints take at
+their default interval.
+
+The last lines of the output give the seconds from the last step of a `fit` to its return: with
+tf.data's autotuning, which is TensorFlow's default, and without it, as in all pipelines of this
+project.
 """
 
 import argparse
@@ -41,10 +44,12 @@ from keras_cnns.training.callbacks import Resume
 from keras_cnns.training.callbacks.diagnostic import INTERVAL
 from keras_cnns.training.callbacks.resume import COST
 
-SETTLE = 5  # steps that are not measured after each turn: what was fetched ahead meanwhile is used
-STEPS = SETTLE + INTERVAL + 1  # of an epoch
-BARE_STEPS = 15
-NEVER = 1e9  # seconds
+# The first steps of a turn are not measured, because they use batches that were prefetched during
+# the turn of the other subject.
+SETTLE = 5
+STEPS = SETTLE + INTERVAL + 1  # steps in an epoch
+BARE_STEPS = 15  # steps in a turn of the bare loop
+NEVER = 1e9  # seconds between checkpoints, so that none is written
 MEAN, STD = [123.7, 116.3, 103.5], [58.4, 57.1, 57.4]
 
 # case -> the recipe's sections
@@ -65,18 +70,18 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class MeasuredError(Exception):
-    """Ends a training of which enough has been seen."""
+    """Ends a training after enough measurements."""
 
 
 @dataclass(eq=False)
 class TakeTurns(keras.callbacks.Callback):
-    """Time the training's steps, and the bare step between them."""
+    """Measure steps of the training, and between them, steps of the bare loop."""
 
     batch_size: int
     rounds: int
-    ours: list[float] = field(default_factory=list)  # seconds of a step, one a round
-    bare: list[float] = field(default_factory=list)
-    checkpoint: float = 0.0  # seconds
+    ours: list[float] = field(default_factory=list)  # for each round, the mean seconds of a step
+    bare: list[float] = field(default_factory=list)  # the same for the bare loop
+    checkpoint: float = 0.0  # seconds to write a checkpoint
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -97,7 +102,7 @@ class TakeTurns(keras.callbacks.Callback):
                 raise MeasuredError
 
     def time_bare_steps(self) -> float:
-        """Return the seconds of one step."""
+        """Return the mean seconds of a step of the bare loop."""
         _, *shape = self.model.inputs[0].shape
         images = tf.cast(tf.random.uniform([self.batch_size, *shape], 0, 256, tf.int32), tf.uint8)
         labels = tf.zeros([self.batch_size], tf.int64)
@@ -111,7 +116,7 @@ class TakeTurns(keras.callbacks.Callback):
         return (time.perf_counter() - start) / BARE_STEPS
 
     def time_checkpoint(self) -> float:
-        """Return the seconds that writing one takes."""
+        """Return the seconds that it takes to write a checkpoint."""
         with tempfile.TemporaryDirectory() as directory:
             resume = Resume(directory, lambda _: (), steps_per_epoch=1)
             resume.set_model(self.model)
@@ -126,7 +131,7 @@ def measure(case: str, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory, contextlib.suppress(MeasuredError):
         train(recipe, Path(directory) / "run", callbacks=[turns], checkpoint_seconds=NEVER)
     interval = inspect.signature(train).parameters["checkpoint_seconds"].default
-    # The fraction of the time that is left for training.
+    # The fraction of the time that is left for training besides the checkpoints.
     training = 1 - turns.checkpoint / max(interval, turns.checkpoint / COST)
     row = {"case": case, "subject": "keras-cnns train", "peer": "the compiled step alone"}
     row |= ratios([training * bare for bare in turns.bare], turns.ours)
@@ -142,7 +147,7 @@ def measure(case: str, rounds: int) -> dict[str, Any]:
 
 
 def time_end(data: tf.data.Dataset, model: keras.Model) -> tuple[float, float]:
-    """Return the seconds of a fit's steps, and those from its last step to its return."""
+    """Return the seconds of all steps of a `fit`, and those from its last step to its return."""
     ends = [time.perf_counter()]
     note = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter())
@@ -152,7 +157,7 @@ def time_end(data: tf.data.Dataset, model: keras.Model) -> tuple[float, float]:
 
 
 def measure_end(steps: int) -> None:
-    """Print what tf.data's autotuning adds to the end of a fit."""
+    """Print how long the end of a `fit` takes with and without tf.data's autotuning."""
     size, count = 64, 32
     inputs = keras.Input((size, size, 3))
     features = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(64, 5)(inputs))
@@ -161,12 +166,12 @@ def measure_end(steps: int) -> None:
     batch = tf.zeros((count, size, size, 3)), tf.zeros((count, 10))
     cases = {
         "with autotuning": tf.data.Dataset.from_tensors(batch).repeat(steps),
-        "without": repeat_batch(*batch, steps),
+        "without it": repeat_batch(*batch, steps),
     }
     for name, data in cases.items():
         time_end(data.take(1), model)  # traces the step
         seconds, end = time_end(data, model)
-        print(f"end of a fit, {name + ':':<17}{end:>7.2f} s after {seconds:.2f} s of steps")
+        print(f"end of fit() {name + ':':<17}{end:>7.2f} s, after {seconds:.2f} s of steps")
 
 
 def make_recipe(sections: dict[str, Any]) -> Recipe:
@@ -178,9 +183,11 @@ def make_recipe(sections: dict[str, Any]) -> Recipe:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one round of each case")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
-    parser.add_argument("--case", action="append", choices=CASES, help="only this one")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
+    parser.add_argument(
+        "--case", action="append", choices=CASES, help="measure only this case; may be repeated"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="number of turns of each subject")
     arguments = parser.parse_args()
     columns = f"{'ours':>10}{'bare':>10}{'checkpoint s':>13}{'ratio':>8}{'low':>7}{'high':>7}"
     print(f"{'images per second':<30}{columns}")

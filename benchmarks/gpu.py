@@ -1,19 +1,20 @@
-"""ResNet-50 on a GPU: keras_cnns on JAX against timm and torchvision on PyTorch, in bfloat16.
+"""ResNet-50 on a GPU in bfloat16: keras_cnns on JAX, compared with timm and torchvision on PyTorch.
 
     python benchmarks/gpu.py [--quick] [--json FILE] [--batch-size N] [--torch-python FILE]
 
-The script measures training steps and inference at 224x224 pixels, with a batch that lies on the
-GPU, in turns (see turns.py). A ratio is our images per second divided by the peer's: above 1 is
-faster. "peak" is the fraction of the GPU's bfloat16 matrix throughput, which is measured in the
-same run as the faster of JAX' and PyTorch's products of two large matrices. A training step counts
-as three forward passes.
+The script measures training steps and inference at 224x224 pixels, with a batch in the memory of
+the GPU. The subjects run in turn (see turns.py). A ratio is our images per second divided by those
+of the other project; we are faster if it is greater than 1. "peak" is the fraction of the GPU's
+bfloat16 matrix throughput that a subject reaches; here a training step counts as three forward
+passes. The matrix throughput is measured in the same run: it is that of a product of two large
+matrices, in JAX or in PyTorch, whichever is faster.
 
 Our side needs keras, jax and numpy, and neither TensorFlow nor an installed keras_cnns. Its step is
 `stateless_call` and `stateless_apply` in one `jax.jit`. PyTorch trains in its fastest usual mode:
-channels_last, autocast, a fused optimizer, and cuDNN's benchmark; "compiled" is `torch.compile`.
+channels_last, autocast, a fused optimizer, and cuDNN's benchmark. "compiled" means `torch.compile`.
 
-Without a GPU the script ends with status 2. With --quick it then measures small images on the CPU,
-to show that it runs; those numbers say nothing about a GPU.
+Without a GPU, the script ends with status 2. With --quick and without a GPU, it measures small
+images on the CPU, which shows that the script runs; these numbers say nothing about a GPU.
 """
 
 import argparse
@@ -31,24 +32,25 @@ from typing import Any, NamedTuple
 
 from turns import PARITY_PYTHON, ROOT, Row, ratios, subject, take_turns, write_rows
 
-sys.path.insert(0, str(ROOT))  # a machine for GPUs may have the repository, but no installation
+sys.path.insert(0, str(ROOT))  # on a machine with GPUs, keras_cnns may not be installed
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 1e-4
 OURS = "keras_cnns, JAX"
 PEERS = {"cpu": ("timm", "torchvision"), "gpu": ("timm", "timm compiled", "torchvision compiled")}
 MATRICES = ("matrix, JAX", "matrix, PyTorch")
-FORWARD_PASSES = {"training": 3, "inference": 1}  # which one image costs
+# The operations that one image costs, as a multiple of those of a forward pass.
+FORWARD_PASSES = {"training": 3, "inference": 1}
 
 Run = Callable[[], Any]
 
 
 class Load(NamedTuple):
-    """The size of what is measured."""
+    """The sizes of the batches and matrices, and the number of steps."""
 
     batch_size: int
     size: int  # height and width of the images, in pixels
-    matrix: int  # rows and columns
-    steps: int  # in a turn
+    matrix: int  # number of rows and columns of the matrices
+    steps: int  # number of steps in a turn
 
 
 LOADS = {"cpu": Load(2, 64, 256, 1), "gpu": Load(256, 224, 8192, 10)}
@@ -74,7 +76,10 @@ def jax_batch(load: Load) -> tuple[Any, Any]:
 
 
 def jax_training(load: Load) -> Run:
-    """Return a turn of training steps, with the state of model and optimizer on the device."""
+    """Return a function that runs a turn of training steps.
+
+    The state of the model and the optimizer stays on the device.
+    """
     import jax
     import keras
 
@@ -154,7 +159,7 @@ def torch_network(name: str) -> Any:
     torch.backends.cudnn.benchmark = True
     try:
         import torchvision
-    except RuntimeError:  # it was built for another PyTorch
+    except RuntimeError:  # this torchvision was built for another version of PyTorch
         torchvision = torch_nets.import_torchvision()
     if name.startswith("torchvision"):
         network = torchvision.models.resnet50(weights=None)
@@ -243,7 +248,7 @@ def torch_matrix(load: Load) -> Run:
 
 
 def find_gpu(python: str | Path, module: str) -> str:
-    """Return the name of the GPU that `jax` or `torch` sees in an environment; "" if none."""
+    """Return the name of the GPU that `jax` or `torch` finds in an environment, or ""."""
     code = {
         "jax": "import jax; d = jax.devices()[0]; n = d.device_kind if d.platform == 'gpu' else ''",
         "torch": "import torch as t; n = t.cuda.get_device_name() if t.cuda.is_available() else ''",
@@ -258,7 +263,7 @@ def find_gpu(python: str | Path, module: str) -> str:
 
 
 def work(case: str, name: str, load: Load) -> None:
-    """Be one subject."""
+    """Run a subject in this process."""
     if case == "matrix":
         run = (jax_matrix if name == MATRICES[0] else torch_matrix)(load)
     elif name == OURS:
@@ -271,7 +276,10 @@ def work(case: str, name: str, load: Load) -> None:
 def measure(
     case: str, names: list[str], pythons: dict[str, str], load: Load, rounds: int
 ) -> dict[str, list[float]]:
-    """Return each subject's seconds of its turns; all subjects of a case are alive together."""
+    """Return subject -> the seconds of each of its turns.
+
+    The processes of all subjects of a case run at the same time, and wait for their turns.
+    """
     times: dict[str, list[float]] = {name: [] for name in names}
     with ExitStack() as stack:
         subjects = {}
@@ -285,12 +293,18 @@ def measure(
 
 
 def main() -> int:
-    """Measure and print; return the exit status."""
+    """Measure, print the table, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds; a CPU suffices")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="default 256 on a GPU")
-    parser.add_argument("--torch-python", metavar="FILE", help="an environment with PyTorch")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer rounds; without a GPU, measure on the CPU"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="default: 256 on a GPU, 2 on a CPU"
+    )
+    parser.add_argument(
+        "--torch-python", metavar="FILE", help="the Python of an environment with PyTorch"
+    )
     parser.add_argument("--subject", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ["KERAS_BACKEND"] = "jax"
@@ -307,7 +321,10 @@ def main() -> int:
         torch_python = str(PARITY_PYTHON)
     gpu = find_gpu(sys.executable, "jax")
     if not gpu and not options.quick:
-        print("There is no GPU: JAX sees only a CPU. --quick shows on it that the script runs.")
+        print(
+            "There is no GPU: JAX finds only a CPU. With --quick, the script measures small images "
+            "on the CPU."
+        )
         return 2
     kind = "gpu" if gpu else "cpu"
     load = LOADS[kind]
@@ -319,9 +336,15 @@ def main() -> int:
         else "There is no GPU. This is a small run on the CPU; its numbers say nothing about a GPU."
     )
     if torch_python is None:
-        print("The peers are left out: no environment has PyTorch (--torch-python names one).")
+        print(
+            "timm and torchvision are not measured: no environment with PyTorch was found. Give "
+            "its Python with --torch-python."
+        )
     elif gpu and not find_gpu(torch_python, "torch"):
-        print(f"The peers are left out: PyTorch in {torch_python} does not see the GPU.")
+        print(
+            f"timm and torchvision are not measured: PyTorch in {torch_python} finds no GPU. Give "
+            "another Python with --torch-python."
+        )
         torch_python = None
     peers = PEERS[kind] if torch_python else ()
     matrices = MATRICES if torch_python else MATRICES[:1]
@@ -332,7 +355,10 @@ def main() -> int:
     times = measure("matrix", list(matrices), pythons, load, rounds)
     best = min(statistics.median(seconds) for seconds in times.values())
     peak = 2 * load.matrix**3 * load.steps / best
-    print(f"matrix product of {load.matrix} rows in bfloat16: {peak / 1e12:.2f} TFLOP/s")
+    print(
+        f"product of two {load.matrix}x{load.matrix} matrices in bfloat16: "
+        f"{peak / 1e12:.2f} TFLOP/s"
+    )
     from keras_cnns.models import cost
 
     operations = 2 * cost(keras_network(load.size)).multiply_adds

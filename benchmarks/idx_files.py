@@ -6,7 +6,14 @@ import numpy as np
 
 
 def write_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """Write images [N, H, W] and labels [N], 0 to 255, of a split, "train" or "t10k"."""
+    """Write the images and the labels of a split.
+
+    Args:
+        folder: the directory of the files.
+        split: "train" or "t10k".
+        images: [N, H, W], 0 to 255.
+        labels: [N], 0 to 255.
+    """
     for kind, values in (("images", images), ("labels", labels)):
         header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
         path = folder / f"{split}-{kind}-idx{values.ndim}-ubyte"

@@ -1,22 +1,25 @@
-"""Recall of rare classes with each key of [class_balance], against a training without.
+"""Recall of rare classes with each key of [class_balance], compared with a training without them.
 
     python benchmarks/imbalance.py [--quick] [--json FILE] [--seeds N] [--method NAME]
 
-The data are the built-in digits, made uneven 1:50: half of the classes have 100 training images,
-the others 2 (the step imbalance of Buda et al. 2018, arXiv:1710.05381). The seed decides which
-digits are rare, which of their images are used, and the training. The test split is the whole one,
-with about 36 images of each digit. ResNet-8 is trained from scratch with the recipe digits-resnet20
-for about as many steps as that takes; the weights of the last epoch are tested, so that no
-validation split is involved.
+The data are the built-in digits with uneven classes, 1:50: half of the classes have 100 training
+images each, and the other half have 2 each (the step imbalance of Buda et al. 2018,
+arXiv:1710.05381). The seed determines which digits are rare, which images are used, and the
+randomness of the training. The whole test split is used, with about 36 images of each digit.
+ResNet-8 is trained from scratch with the settings of the recipe digits-resnet20, for about as many
+steps as this recipe takes. The weights of the last epoch are tested; no epoch is selected on a
+validation split.
 
-The columns are the median over the seeds of
+Each column is a median over the seeds:
 
-- the lowest recall of any class, and the mean recall of the rare classes,
-- the balanced accuracy, which is the mean recall of all classes,
-- the accuracy on images with the frequencies of the training split: each class's recall times its
-  fraction of the training images. It is the accuracy that a user with uneven images sees.
+- the lowest recall of any class;
+- the mean recall of the rare classes;
+- the balanced accuracy, which is the mean recall of all classes;
+- the accuracy on images whose classes are as frequent as in the training split: the mean recall of
+  all classes, weighted by their numbers of training images.
 
-The difference from the training without balancing is computed for each seed; its median is shown.
+The number in parentheses is the median difference from the training without balancing; the
+difference is computed for each seed.
 """
 
 import argparse
@@ -43,7 +46,7 @@ from keras_cnns.report.metrics import balanced_accuracy, confusion_counts
 from keras_cnns.runs.predictions import collect
 from keras_cnns.training.preparation import prepare
 
-FREQUENT, RARE = 100, 2  # training images of a class
+FREQUENT, RARE = 100, 2  # number of training images of a class
 EPOCHS, QUICK_EPOCHS = 34, 12
 NONE = "none"
 METHODS = {
@@ -57,7 +60,10 @@ METRICS = ("worst recall", "rare recall", "balanced accuracy", "accuracy")
 
 
 def write_photos(root: Path, seed: int) -> np.ndarray:
-    """Write the uneven digits as a folder of images; return the training images of each class."""
+    """Write the uneven digits as a folder of images.
+
+    Return the number of training images of each class.
+    """
     images, labels = load_digits(return_X_y=True)
     splits = assign_splits(labels)
     generator = np.random.default_rng(seed)
@@ -134,7 +140,7 @@ def run(seeds: Sequence[int], epochs: int, methods: Sequence[str]) -> list[dict[
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
             counts = write_photos(Path(folder) / "photos", seed)
-            print(f"seed {seed}: training images {counts.tolist()}", flush=True)
+            print(f"seed {seed}: training images of each class {counts.tolist()}", flush=True)
             for method in methods:
                 metrics = measure(Path(folder) / "photos", counts, seed, epochs, method)
                 results[method].append(metrics)
@@ -145,9 +151,14 @@ def run(seeds: Sequence[int], epochs: int, methods: Sequence[str]) -> list[dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two seeds, and fewer epochs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
-    parser.add_argument("--method", action="append", choices=METHODS, help="only this one")
+    parser.add_argument(
+        "--method",
+        action="append",
+        choices=METHODS,
+        help="measure only this method and 'none'; may be repeated",
+    )
     arguments = parser.parse_args()
     seeds = range(2 if arguments.quick else arguments.seeds)
     epochs = QUICK_EPOCHS if arguments.quick else EPOCHS

@@ -1,19 +1,22 @@
-"""Every exported format against ONNX Runtime on the plain graph of tf2onnx, and against torch.
+"""Speed of every exported format and of PyTorch, compared with the plain graph of tf2onnx.
 
     python benchmarks/inference.py [--quick] [--networks NAME ...] [--subjects NAME ...]
                                     [--models DIR] [--json FILE]
 
-The plain graph is what `tf2onnx` makes of the network with Keras' own batch normalisation; it is
-given float32 pixels, ours raw uint8 ones. Weights are random: speed does not depend on them. Every
-subject lives in a process of its own and takes its turn, so that a slow moment of the machine falls
-on all. A ratio is the plain graph's time divided by the subject's: above 1 is faster. Aims: float32
-ONNX 1.0 (pre-activation networks 1.1), int8 2.7 and OpenVINO's 3.1, its bfloat16 1.8. `peak` is the
-fraction of the speed of one large float32 matrix product here; int8 may exceed 1. torch is measured
-where `.venv-parity` is (`make test-parity` makes it), or with --torch-python.
+The plain graph is the result of tf2onnx for the network with Keras' own batch normalisation. It
+runs in ONNX Runtime on float32 pixels; the exported formats get raw uint8 pixels. The weights are
+random, because the speed does not depend on them. Every subject runs in a process of its own, in
+turn, so that a slow moment of the machine affects all subjects. A ratio is the time of the plain
+graph divided by that of the subject; the subject is faster if the ratio is greater than 1. The aims
+are 1.0 for float32 ONNX (1.1 for pre-activation networks), 2.7 for int8 ONNX, 3.1 for OpenVINO in
+int8, and 1.8 for OpenVINO in bfloat16. `peak` is the speed as a fraction of that of one large
+float32 matrix product on this machine; int8 may exceed 1. PyTorch is measured if `.venv-parity`
+exists (`make test-parity` creates it), or with the environment of --torch-python.
 
-tf2onnx cannot write a plain graph of ResNeXt-50, whose convolutions are grouped. Its ONNX file is
-compared with ResNet-50's, of as many multiplications: the ratio is ResNeXt's time divided by
-ResNet's, and should be at most 1.3 (`--networks resnext50_32x4d`).
+tf2onnx cannot write a plain graph of ResNeXt-50, because its convolutions are grouped. The exported
+ONNX file of ResNeXt-50 is compared with that of ResNet-50, which has as many multiplications: the
+ratio is the time of ResNeXt-50 divided by that of ResNet-50, and should be at most 1.3
+(`--networks resnext50_32x4d`).
 """
 
 import argparse
@@ -30,26 +33,28 @@ from typing import Any
 
 from turns import PARITY_PYTHON, ratios, write_rows
 
-# pixels a side
+# network -> height and width of its images, in pixels
 NETS = {"resnet20": 32, "resnet18": 224, "googlenet": 224, "resnet50": 224, "resnet50_v2": 224}
-PEERS = {"resnext50_32x4d": "resnet50"}  # networks that are compared with another, as ONNX
+# Networks whose exported ONNX file is compared with that of another network.
+PEERS = {"resnext50_32x4d": "resnet50"}
 PIXELS = NETS | {name: NETS[peer] for name, peer in PEERS.items()}
 QUICK = ("resnet20",)
 BATCHES = (1, 8, 32)
 PLAIN = "plain onnx"
 TORCH = {"torch": "", "torch compiled": "compiled", "torch bfloat16": "bfloat16"}
 IN_TORCHVISION = ("googlenet", "resnet18", "resnet50")
-MATRIX = 4096  # rows and columns
-CALIBRATION = 32  # images
-SECONDS = 0.2  # of a turn, about
+MATRIX = 4096  # number of rows and columns
+CALIBRATION = 32  # number of calibration images
+SECONDS = 0.2  # approximate duration of a turn
 
 Run = Callable[[], Any]
 
 
 def prepare(name: str, directory: Path) -> None:
-    """Write the network in every format into a directory, with its multiplications in costs.json.
+    """Write a network into a directory, in every format, with a file costs.json.
 
-    A network of PEERS is written as ONNX alone.
+    costs.json has the number of multiplications and the size of each format. A network of PEERS is
+    written only as ONNX.
     """
     import keras
 
@@ -86,7 +91,7 @@ def prepare(name: str, directory: Path) -> None:
 
 
 def write_plain(network: Any, path: Path) -> int:
-    """Write tf2onnx's graph, with Keras' own batch normalisation; return the file's bytes."""
+    """Write the plain graph of tf2onnx, and return the size of the file in bytes."""
     import keras
     import tensorflow as tf
     import tf2onnx
@@ -108,7 +113,7 @@ def write_plain(network: Any, path: Path) -> int:
 
 
 def format_run(name: str, directory: Path, subject: str, batch: int) -> tuple[Run, float]:
-    """One batch in a written format, and the seconds that loading it took."""
+    """Load a format; return a function that runs one batch, and the seconds of the loading."""
     import numpy as np
 
     from keras_cnns_export.formats import FORMATS
@@ -124,7 +129,7 @@ def format_run(name: str, directory: Path, subject: str, batch: int) -> tuple[Ru
         pixels = {session.get_inputs()[0].name: images.astype(np.float32)}
         return (lambda: session.run(None, pixels)), time.perf_counter() - start
     if FORMATS[subject].engine == "tensorflow":
-        import tensorflow  # noqa: F401  not part of the load
+        import tensorflow  # noqa: F401  so that the time of the loading excludes this import
     start = time.perf_counter()
     predict = FORMATS[subject].load(directory)
     return (lambda: predict(images)), time.perf_counter() - start
@@ -164,7 +169,10 @@ def matrix_run() -> tuple[Run, float]:
 
 
 def work(name: str, directory: str, subject: str, batch: str) -> None:
-    """Be one subject: load it, then time a turn for each line on standard input."""
+    """Run a subject in this process.
+
+    Load it, and measure a turn for each line of standard input.
+    """
     if subject == "matrix":
         run, load_seconds = matrix_run()
     elif subject in TORCH:
@@ -177,7 +185,7 @@ def work(name: str, directory: str, subject: str, batch: str) -> None:
     count = max(1, round(SECONDS / (time.perf_counter() - start)))
     print(load_seconds, flush=True)
     for _ in sys.stdin:
-        run()  # wakes the threads
+        run()  # not measured: the threads of the engine may sleep before it
         start = time.perf_counter()
         for _ in range(count):
             run()
@@ -186,7 +194,10 @@ def work(name: str, directory: str, subject: str, batch: str) -> None:
 
 @contextmanager
 def worker(python: str, *arguments: str) -> Iterator[tuple[float, Callable[[], float]]]:
-    """Start a process for a subject: its load's seconds, and a function that times a run."""
+    """Start the process of a subject.
+
+    Yield the seconds of its loading, and a function that returns the mean seconds of a run.
+    """
     process = subprocess.Popen(
         [python, __file__, "--worker", *arguments],
         stdin=subprocess.PIPE,
@@ -201,7 +212,9 @@ def worker(python: str, *arguments: str) -> Iterator[tuple[float, Callable[[], f
     def answer() -> float:
         line = stdout.readline()
         if not line:
-            raise SystemExit(f"inference.py: {' '.join(arguments)} ended early")
+            raise SystemExit(
+                f"inference.py: the process of {' '.join(arguments)} ended before its answer"
+            )
         return float(line)
 
     def measure() -> float:
@@ -225,7 +238,7 @@ def compare(
     torch_python: Path,
     only: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure every subject in turn; print and return a row for each."""
+    """Measure all subjects in turn; print and return a row for each subject."""
     costs = json.loads((directory / "costs.json").read_text("utf-8"))
     subjects = {PLAIN: sys.executable, **dict.fromkeys(costs["bytes"], sys.executable)}
     if torch_python.exists() and (name in IN_TORCHVISION or name == "resnet20"):
@@ -261,12 +274,12 @@ def compare(
             + f"{share:>7.2f}{size:>8.1f}{workers[subject][0] * 1e3:>8.0f}",
             flush=True,
         )
-    print(f"{'':<22}one matrix product: {peak / 1e9:.0f} GFLOP/s", flush=True)
+    print(f"{'':<22}peak, from a float32 matrix product: {peak / 1e9:.0f} GFLOP/s", flush=True)
     return rows
 
 
 def compare_with_peer(name: str, models: Path, batch: int, rounds: int) -> dict[str, Any]:
-    """Measure the ONNX files of a network of PEERS and its peer in turn; print, return the row."""
+    """Compare the ONNX file of a network of PEERS with that of its peer; print and return a row."""
     peer = PEERS[name]
     with ExitStack() as stack:
         workers = [
@@ -284,7 +297,7 @@ def compare_with_peer(name: str, models: Path, batch: int, rounds: int) -> dict[
     print(
         f"{f'{name}, batch {batch}':<22}{'onnx':<19}{milliseconds:>9.2f}"
         + "".join(f"{value:>7.2f}" for value in figures.values())
-        + f"   of {peer}'s {statistics.median(times[1]) * 1e3:.2f} ms",
+        + f"   {peer}: {statistics.median(times[1]) * 1e3:.2f} ms",
         flush=True,
     )
     row = {"case": f"{name}, batch {batch}", "subject": "onnx", "peer": peer, **figures}
@@ -298,10 +311,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--networks", nargs="+", choices=PIXELS, metavar="NAME", help=", ".join(PIXELS)
     )
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, metavar="N")
-    parser.add_argument("--subjects", nargs="+", metavar="NAME", help="beside the plain graph")
-    parser.add_argument("--models", type=Path, metavar="DIR", help="keep the files there")
-    parser.add_argument("--torch-python", type=Path, default=PARITY_PYTHON, metavar="FILE")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument(
+        "--subjects", nargs="+", metavar="NAME", help="measure only these and the plain graph"
+    )
+    parser.add_argument(
+        "--models", type=Path, metavar="DIR", help="keep the exported files in this directory"
+    )
+    parser.add_argument(
+        "--torch-python",
+        type=Path,
+        default=PARITY_PYTHON,
+        metavar="FILE",
+        help="the Python of an environment with PyTorch",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
     parser.add_argument("--prepare", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -1,12 +1,13 @@
-"""Precision of the label review on Fashion-MNIST with flipped labels, beside that of cleanlab.
+"""Precision of the label review on Fashion-MNIST with flipped labels, compared with cleanlab's.
 
     python benchmarks/label_review.py [--quick] [--json FILE] [--images N] [--runs DIRECTORY]
 
-5 % of the labels are replaced by another class at random. The models of five folds are trained as
-`keras-cnns train --folds` trains them, and `keras-cnns data review` and cleanlab rank the labels
-from the same predictions. The precision is the fraction of flipped labels among the first M of a
-ranking, where M is the number of flipped labels. `--images` is the number of training images;
-60000 is the whole set. `--runs` keeps the models, and resumes with those that it has.
+5 % of the labels, chosen at random, are replaced by another class ("flipped"). The models of five
+folds are trained as by `keras-cnns train --folds`. `keras-cnns data review` and cleanlab then rank
+the labels by the predictions of these models. The precision is the fraction of flipped labels among
+the first M of a ranking, where M is the number of flipped labels. `--images` is the number of
+training images; the whole data set has 60000. `--runs` keeps the models, and a repeated command
+uses them again.
 
 cleanlab is not a requirement of this project: `pip install 'cleanlab>=2.9'`. Without it, only this
 project's ranking is measured.
@@ -34,11 +35,11 @@ from keras_cnns.review.scores import rank_labels
 from keras_cnns.training.folds import OutOfFold, collect_out_of_fold, train_folds
 
 FOLDS, FLIPPED, SEED = 5, 0.05, 0
-HEADERS = {"images": 16, "labels": 8}  # bytes
+HEADERS = {"images": 16, "labels": 8}  # kind of file -> bytes of its header
 
 
 def read(folder: Path, split: str, kind: str, count: int) -> np.ndarray:
-    """Return the first images [N, 784] or labels [N] of a file."""
+    """Return the first `count` images [N, 784] or labels [N, 1] of a split."""
     path = find_files(folder)[split, kind]
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         content = np.frombuffer(file.read(), np.uint8, offset=HEADERS[kind])
@@ -46,7 +47,10 @@ def read(folder: Path, split: str, kind: str, count: int) -> np.ndarray:
 
 
 def write_set(source: Path, target: Path, images: int) -> dict[str, np.ndarray]:
-    """Write a part of a data set with flipped labels; return which ones, for each split."""
+    """Write the first images of each split of a data set, and flip some of their labels.
+
+    Return split -> whether each label was flipped, bool [N].
+    """
     generator = np.random.default_rng(SEED)
     is_flipped = {}
     for split, name, count in (("train", "train", images), ("test", "t10k", images // 6)):
@@ -74,14 +78,14 @@ def find_flipped(found: OutOfFold, folder: Path, is_flipped: Mapping[str, np.nda
 
 
 def rankings(found: OutOfFold) -> dict[str, np.ndarray]:
-    """Return the order of the labels, the most suspicious one first, by subject."""
+    """Return name of a ranking -> the indices of the labels, beginning with the most suspicious."""
     probabilities, labels = found.probabilities, found.labels
     ours = {"keras-cnns data review": rank_labels(probabilities, labels).order}
     try:
         from cleanlab.filter import find_label_issues
         from cleanlab.rank import get_label_quality_scores
     except ImportError:
-        print("without cleanlab, which `pip install 'cleanlab>=2.9'` adds:")
+        print("cleanlab is not measured, because it is not installed: pip install 'cleanlab>=2.9'")
         return ours
 
     def by_score(method: str) -> np.ndarray:
@@ -101,11 +105,18 @@ def rankings(found: OutOfFold) -> dict[str, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="2,000 training images, 4 epochs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
-    parser.add_argument("--images", type=int, default=12_000, help="training images")
-    parser.add_argument("--epochs", type=int, default=10, help="of each fold")
-    parser.add_argument("--runs", type=Path, metavar="DIRECTORY", help="keep the models there")
-    parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
+    parser.add_argument("--images", type=int, default=12_000, help="number of training images")
+    parser.add_argument("--epochs", type=int, default=10, help="number of epochs of each fold")
+    parser.add_argument(
+        "--runs", type=Path, metavar="DIRECTORY", help="keep the models in this directory"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("/usr/share/datasets/fashion-mnist"),
+        help="the directory of Fashion-MNIST's files",
+    )
     arguments = parser.parse_args()
     images, epochs = (2_000, 4) if arguments.quick else (arguments.images, arguments.epochs)
     with tempfile.TemporaryDirectory() as temporary:
@@ -124,7 +135,7 @@ def main() -> None:
         f"{len(flipped):,} images, {count} flipped labels, {FOLDS} folds of {epochs} epochs, "
         f"accuracy on the given labels {hits.mean():.2%}"
     )
-    print(f"{'ranking':<30}{'precision at ' + str(count):>20}{'at half of it':>16}")
+    print(f"{'ranking':<30}{f'precision at {count}':>20}{f'at {count // 2}':>16}")
     rows = []
     for name, order in rankings(found).items():
         precision, half = (float(flipped[order[:n]].mean()) for n in (count, count // 2))
@@ -133,8 +144,9 @@ def main() -> None:
         rows[-1] |= {"precision": round(precision, 4), "precision_at_half": round(half, 4)}
     is_issue = rank_labels(found.probabilities, found.labels).is_issue
     print(
-        f"probable label errors: {is_issue.sum()}, of which {flipped[is_issue].mean():.1%} are "
-        f"flipped; they include {is_issue[flipped].mean():.1%} of the flipped labels"
+        f"keras-cnns reports {is_issue.sum()} probable label errors: {flipped[is_issue].mean():.1%}"
+        f" of them are flipped labels, and they include {is_issue[flipped].mean():.1%} of all "
+        "flipped labels"
     )
     write_rows(arguments.json, rows)
 

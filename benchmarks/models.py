@@ -1,10 +1,11 @@
-"""ResNet-50 of ours against keras.applications' and timm's: import, build, forward, training step.
+"""Time of our ResNet-50, compared with keras.applications and timm: import, build, run and train.
 
     python benchmarks/models.py [--quick] [--json FILE]
 
-Every net lives in a process of its own and takes its turn, so that a slow moment of the machine
-falls on all of them. A ratio is our time by theirs: below 1 is faster; aim: at most 1.0 against
-keras.applications. timm is measured where `.venv-parity` is (`make test-parity` makes it).
+Every network runs in a process of its own, in turn, so that a slow moment of the machine affects
+all of them. A ratio is our time divided by that of the other network; we are faster if it is less
+than 1. The aim is at most 1.0 compared with keras.applications. timm is measured if `.venv-parity`
+exists (`make test-parity` creates it).
 """
 
 import argparse
@@ -48,7 +49,7 @@ def keras_run(name: str, batch_size: int, training: bool) -> Run:
     if not training:
         forward = tf.function(lambda: net(images, training=False))
         return lambda: forward().numpy()
-    # The same optimizer on both sides: this compares the nets.
+    # Both networks have the same optimizer, because only the networks are compared.
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
     net.compile(optimizer, "sparse_categorical_crossentropy")
     return lambda: net.train_on_batch(images, labels)
@@ -80,7 +81,7 @@ def timm_run(name: str, batch_size: int, training: bool) -> Run:
 
 
 def work(name: str, case: str) -> None:
-    """Be one net: built anew each turn, or run."""
+    """Run a subject in this process: in each turn, build its network, or run or train it."""
     if case == "build":
         take_turns(partial(keras_net, name))
     else:
@@ -95,7 +96,7 @@ def import_seconds(name: str) -> float:
 
 
 def compare(case: str, times: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Print and return our ratio to each peer, round by round."""
+    """Print and return our ratio to each of the other networks."""
     rows = []
     for peer in times:
         if peer == "ours":
@@ -111,7 +112,7 @@ def compare(case: str, times: dict[str, list[float]]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
     parser.add_argument("--subject", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.subject:

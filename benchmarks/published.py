@@ -1,4 +1,4 @@
-"""Published test accuracies on Fashion-MNIST, and those that the recipes of this project reach.
+"""Published test accuracies on Fashion-MNIST, compared with those of this project's recipes.
 
     python benchmarks/published.py [--markdown]
     python benchmarks/published.py --keep runs/fashion-googlenet
@@ -6,9 +6,9 @@
 The published accuracies are from the list that the authors of the data set keep
 (https://github.com/zalandoresearch/fashion-mnist#benchmark); they have not verified its entries.
 Ours come from the runs in results/RECIPE-seedN/. `--keep` copies the recipe, the history and the
-results of a finished run to that folder, but not its weights. It refuses a run whose recipe is
-no longer the built-in one. The best epoch of a run is selected on the validation images, a tenth
-of the training images, and the test images are used once, after the training.
+results of a finished run to such a folder, but not its weights. It refuses a run whose recipe
+differs from the built-in one. The best epoch of a run is selected on the validation images, which
+are a tenth of the training images. The test images are used once, after the training.
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Reference(NamedTuple):
 
     network: str
     published: float | None  # accuracy on the test images, from 0 to 1
-    recipe: str = ""  # ours; a row without one is only a reference
+    recipe: str = ""  # our recipe; "" if the row has only the published accuracy
 
 
 REFERENCES = (
@@ -54,7 +54,7 @@ RECIPES = tuple(each.recipe for each in REFERENCES if each.recipe)
 
 
 class KeepError(ValueError):
-    """A run that cannot be kept; the message says why."""
+    """A run cannot be kept; the message states the reason."""
 
 
 def kept_runs(recipe: str, folder: Path = RESULTS_FOLDER) -> list[dict[str, Any]]:
@@ -95,8 +95,8 @@ def recipe_of(path: Path) -> tuple[str, Recipe]:
     """Return the name of the built-in recipe that a run was trained with, and the run's recipe.
 
     Raises:
-        KeepError: the run has another recipe; the message names the keys that differ from the
-            recipe with the fewest such keys.
+        KeepError: the run has another recipe; the message names the most similar recipe of the
+            table, and the keys in which it differs.
     """
     try:
         run = load_run_recipe(path / CONFIG)
@@ -106,7 +106,7 @@ def recipe_of(path: Path) -> tuple[str, Recipe]:
     name = min(differences, key=lambda each: len(differences[each]))
     if differences[name]:
         raise KeepError(
-            f"{path} was not trained with a recipe of the table; from {name} it differs in "
+            f"{path} was not trained with a recipe of the table; it differs from {name} in "
             f"{', '.join(differences[name])}"
         )
     return name, run
@@ -160,9 +160,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--markdown", action="store_true", help="print the table as benchmarks/README.md has it"
     )
-    parser.add_argument("--keep", type=Path, metavar="RUN", help="copy the results of a run")
     parser.add_argument(
-        "--results", type=Path, default=RESULTS_FOLDER, metavar="DIR", help="the kept runs"
+        "--keep", type=Path, metavar="RUN", help="copy the results of this run to --results"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=RESULTS_FOLDER,
+        metavar="DIR",
+        help="the directory of the kept runs",
     )
     options = parser.parse_args(arguments)
     if options.keep:

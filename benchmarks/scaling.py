@@ -2,10 +2,11 @@
 
     python benchmarks/scaling.py [--inputs FILE] [--core-hour-price P] [--gpu-hour-price P]
 
-Print the tables of docs/scaling.md, computed from the inputs in `scaling_inputs.json`, each of
-which names its source. The speeds of the training steps are those that `train.py` has measured, and
-those of the requests are from `serving.py` and `inference.py`. Without `--quick`, the models'
-parameters and multiply-adds are counted again, and a difference from the inputs is an error.
+The script prints the tables of docs/scaling.md. It computes them from the inputs in
+`scaling_inputs.json`, which also has the source of each input. The speeds of the training steps
+were measured by `train.py`, and those of the requests by `serving.py` and `inference.py`. Without
+`--quick`, the script counts the parameters and multiply-adds of the models again, and reports an
+error if the inputs have other numbers.
 """
 
 import argparse
@@ -20,42 +21,53 @@ GPUS = (1, 8, 64)
 REQUESTS = (1_000, 100_000)  # per second
 FORMATS = ("float32", "bfloat16", "int8")
 GRADIENT_BYTES = {"float32": 4, "bfloat16": 2}  # per parameter
-TRAINING_FACTOR = 3  # forward, gradient of the inputs, gradient of the weights
-BACKWARD = 2 / 3  # fraction of a step: the last two of these three, which cost the same
-TARGET = 0.9  # efficiency
+# A training step has three parts, which cost the same: the forward pass, the gradient with respect
+# to the inputs of the layers, and the gradient with respect to the weights.
+TRAINING_FACTOR = 3
+BACKWARD = 2 / 3  # the fraction of a step that the backward pass takes: the last two parts
+TARGET = 0.9  # the efficiency for which `network_table` gives the link speed
 
 Inputs = dict[str, Any]
 
 
 def ring_seconds(size: float, workers: int, gbit: float, latency: float = 0.0) -> float:
-    """Return the time of a ring all-reduce.
+    """Return the duration of a ring all-reduce, in seconds.
 
-    Each worker sends and receives 2 (N - 1) / N of the gradient in 2 (N - 1) messages (Patarasuk
-    and Yuan 2009).
+    Each worker sends 2 (N - 1) messages. Together, they have 2 (N - 1) / N times the size of the
+    gradient (Patarasuk and Yuan 2009).
 
     Args:
-        size: bytes of the gradient.
+        size: the size of the gradient, in bytes.
         workers: the number of workers, N.
         gbit: the speed of each link, in Gbit/s.
-        latency: seconds of each message.
+        latency: the latency of each message, in seconds.
     """
     return 2 * (workers - 1) / workers * 8 * size / (gbit * 1e9) + 2 * (workers - 1) * latency
 
 
 def efficiency(compute: float, communication: float, overlap: float) -> float:
-    """Return the fraction of the ideal speed.
+    """Return the speed of data-parallel training as a fraction of the ideal speed.
 
     Args:
-        compute: seconds of a step of one worker.
-        communication: seconds of the all-reduce.
-        overlap: the fraction of the compute time during which the all-reduce can run: 0 if it
-            begins after the backward pass, `BACKWARD` if it can run during the whole of it.
+        compute: the seconds that one worker computes in a step.
+        communication: the seconds of the all-reduce.
+        overlap: the fraction of the compute time during which the all-reduce can run. It is 0 if
+            the all-reduce begins after the backward pass, and `BACKWARD` if the all-reduce can run
+            during the whole backward pass.
     """
     return compute / (compute + max(0.0, communication - overlap * compute))
 
 
 def needed_gbit(size: float, compute: float, target: float) -> float:
-    """Return the link speed at which a long ring without overlap has an efficiency of `target`."""
+    """Return the link speed, in Gbit/s, at which training has the efficiency `target`.
+
+    The number of workers is large, and the all-reduce begins after the backward pass.
+
+    Args:
+        size: the size of the gradient, in bytes.
+        compute: the seconds that one worker computes in a step.
+        target: the efficiency, 0..1.
+    """
     return 2 * 8 * size / (compute * (1 / target - 1)) / 1e9
 
 
@@ -66,7 +78,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def step_table(inputs: Inputs) -> str:
-    """Return the cost of a training step for one image, and of its gradient for the whole batch."""
+    """Return the operations per image and the size of the gradient for each model."""
     rows = []
     for name, model in inputs["models"].items():
         forward = model["multiply_adds"]
@@ -87,7 +99,10 @@ def step_table(inputs: Inputs) -> str:
 
 
 def efficiency_table(inputs: Inputs) -> str:
-    """Return the bounds of the efficiency for each measured step, link and number of workers."""
+    """Return bounds of the efficiency for each measured step, link and number of workers.
+
+    The all-reduce runs after the backward pass (lower bound), or during it (upper bound).
+    """
     rows = []
     for step in inputs["steps"]:
         parameters = inputs["models"][step["model"]]["parameters"]
@@ -110,7 +125,7 @@ def efficiency_table(inputs: Inputs) -> str:
 
 
 def network_table(inputs: Inputs) -> str:
-    """Return the link speed that each measured step needs."""
+    """Return, for each measured step, the link speed that the efficiency `TARGET` needs."""
     rows = []
     for step in inputs["steps"]:
         size = inputs["models"][step["model"]]["parameters"] * GRADIENT_BYTES[step["precision"]]
@@ -120,7 +135,7 @@ def network_table(inputs: Inputs) -> str:
 
 
 def goyal(inputs: Inputs) -> dict[str, float]:
-    """Return the prediction for Goyal et al. 2017, and what they have measured."""
+    """Return the predictions for the training of Goyal et al. 2017, and its measured efficiency."""
     paper = inputs["goyal"]
     steps = paper["epochs"] * paper["images"] / paper["baseline_batch_size"]
     compute = 3600 * paper["baseline_hours"] / steps
@@ -139,7 +154,7 @@ def goyal(inputs: Inputs) -> dict[str, float]:
 
 
 def goyal_table(inputs: Inputs) -> str:
-    """Return the prediction for Goyal et al. 2017 beside their measurement."""
+    """Return the values of `goyal` as a table."""
     found = goyal(inputs)
     measured = found["measured"]
     rows = [
@@ -155,7 +170,7 @@ def goyal_table(inputs: Inputs) -> str:
 
 
 def training_table(inputs: Inputs, prices: dict[str, float | None]) -> str:
-    """Return the time and the device-hours of a training of each measured step's recipe."""
+    """Return the duration and the device-hours of a whole training, for each measured step."""
     rows = []
     gbit = inputs["links_gbit"][inputs["training_link"]]
     for step in inputs["steps"]:
@@ -185,8 +200,8 @@ def training_table(inputs: Inputs, prices: dict[str, float | None]) -> str:
 def core_seconds(serving: Inputs, format_: str) -> float:
     """Return the core-seconds of one request.
 
-    The engine's part is that of float32 divided by the measured speed-up of the format; decoding,
-    protocol and batching cost the same in every format.
+    The engine's time is its time for float32, divided by the measured speed-up of the format. The
+    time for decoding, protocol and batching is the same for every format.
     """
     total = serving["cores"] / serving["requests_per_second"]
     engine = total - serving["other_core_seconds"]
@@ -194,7 +209,7 @@ def core_seconds(serving: Inputs, format_: str) -> float:
 
 
 def serving_table(inputs: Inputs, prices: dict[str, float | None]) -> str:
-    """Return the cores and the core-hours a day for each model, format and number of requests."""
+    """Return the cores and the core-hours per day for each model, format and request rate."""
     rows = []
     for name, serving in inputs["serving"].items():
         for format_ in FORMATS:
@@ -227,19 +242,24 @@ def other_table(inputs: Inputs) -> str:
 
 
 def cost(price: float | None, hours: Sequence[float]) -> str:
-    """Return the cost of hours; without a price, what to give."""
+    """Return the lower and the upper bound of the cost as text.
+
+    Args:
+        price: the price of an hour; None if it is unknown.
+        hours: the lower and the upper bound of the hours.
+    """
     if price is None:
         return "hours times your price"
     return between([f"{price * each:,.2f}" for each in hours])
 
 
 def between(bounds: Sequence[str]) -> str:
-    """Return bounds as text, once if they are equal."""
+    """Return "A to B" for the bounds A and B, or "A" if both are equal."""
     return " to ".join(dict.fromkeys(bounds))
 
 
 def tables(inputs: Inputs) -> dict[str, str]:
-    """Return all tables by the name of their section in docs/scaling.md."""
+    """Return name -> table; the names mark the places of the tables in docs/scaling.md."""
     prices = {unit: inputs["prices"][f"{unit}_hour"] for unit in ("core", "gpu")}
     return {
         "step": step_table(inputs),
@@ -268,7 +288,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--inputs", type=Path, default=INPUTS, help="the measured inputs, as JSON")
     parser.add_argument("--quick", action="store_true", help="do not count the models again")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the inputs used there")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the inputs that were used to this file"
+    )
     parser.add_argument("--core-hour-price", type=float, help="price of one core for one hour")
     parser.add_argument("--gpu-hour-price", type=float, help="price of one GPU for one hour")
     arguments = parser.parse_args()
@@ -283,7 +305,10 @@ def main() -> None:
         if price is not None:
             inputs["prices"][f"{unit}_hour"] = price
     if not arguments.quick and (counted := count(inputs["models"])) != inputs["models"]:
-        parser.error(f"{arguments.inputs} has other counts of the models than {counted}")
+        parser.error(
+            f"{arguments.inputs} has wrong parameters or multiply-adds in its entry 'models'; the "
+            f"entry must be {counted}"
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(inputs, indent=2) + "\n", "utf-8")
     for name, text in tables(inputs).items():

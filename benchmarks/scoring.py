@@ -1,19 +1,19 @@
-"""`keras-cnns score` against its engine alone, and against a plain loop.
+"""Speed of `keras-cnns score`, compared with its engine alone and with a simple loop.
 
     python benchmarks/scoring.py [--quick] [--cases NAME ...] [--models DIR] [--json FILE]
 
-Three subjects, each in a process of its own, take turns on the same JPEG files:
+Three subjects, each in a process of its own, run in turn on the same JPEG files:
 
-- engine: the bare engine on pixels that are already decoded, one thread for each core;
-- pipeline: what `keras-cnns score` runs between the list of names and the rows of a shard: read,
-  decode, run, encode the rows, and write them in order;
-- loop: one thread that reads and decodes a batch and then runs it on all cores.
+- engine: the engine alone, with one thread for each core, on pixels that are already decoded;
+- pipeline: the steps of `keras-cnns score` from the list of files to the rows of a shard, which
+  read and decode the images, run the model, and encode and write the rows in order;
+- loop: one thread that reads and decodes a batch, and then runs the model on all cores.
 
-The ratio is a subject's speed divided by the engine's in the same round; the aim of the pipeline
-is 0.95 with GoogLeNet on images of its own size. Decoding uses the same cores as the engine, so
-that the ratio is lower for large photographs and for small networks. `cpu` is the same ratio of CPU
-time per image, which other processes of the machine hardly change. Weights are random: speed does
-not depend on them.
+The ratio is a subject's speed divided by the engine's in the same round. The aim of the pipeline is
+0.95 with GoogLeNet on images of 224x224 pixels, the size of the model's input. The ratio is lower
+for large photographs and for small networks, because decoding uses the same cores as the engine.
+`cpu` is the engine's CPU time per image divided by the subject's; other processes on the machine
+hardly affect it. The weights are random, because the speed does not depend on them.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from typing import IO, Any
 
 from turns import ratios, write_rows
 
-# Case -> network, width and height of the files.
+# Case -> network, (width, height) of the image files.
 CASES = {
     "googlenet": ("googlenet", (224, 224)),
     "googlenet, photographs": ("googlenet", (500, 375)),
@@ -47,8 +47,8 @@ NETWORKS: dict[str, tuple[int, dict[str, Any] | None]] = {  # name -> classes, p
     "resnet20": (10, None),
 }
 SUBJECTS = ("engine", "pipeline", "loop")
-IMAGES = 192  # different files
-TURNS = {"googlenet": 1, "resnet20": 10}  # times that a turn goes through the files
+IMAGES = 192  # number of image files
+TURNS = {"googlenet": 1, "resnet20": 10}  # how many times each file is scored in a turn
 
 
 def prepare(name: str, directory: str) -> None:
@@ -70,14 +70,14 @@ def prepare(name: str, directory: str) -> None:
 
 
 def write_list(path: Path, folder: Path, count: int) -> None:
-    """Write a CSV list of `count` images, which names the files of a folder again and again."""
+    """Write a CSV list with `count` rows, in which the files of a folder are repeated."""
     files = map(str, cycle(sorted(folder.iterdir())))
     with path.open("w") as file:
         file.writelines(f"{name}\n" for name in ("file", *islice(files, count)))
 
 
 def write_images(directory: Path, size: tuple[int, int]) -> None:
-    """Write smooth random JPEG files, about as large as photographs of their size."""
+    """Write smooth random JPEG files, with about as many bytes as photographs of this size."""
     import numpy as np
     from PIL import Image
 
@@ -93,7 +93,7 @@ def write_images(directory: Path, size: tuple[int, int]) -> None:
 def subject_run(
     subject: str, model: Path, names: Sequence[str], file: IO[bytes]
 ) -> Callable[[], None]:
-    """Return a function that goes through the files once."""
+    """Return a function that scores every file of `names` once."""
     import numpy as np
     import onnxruntime
 
@@ -157,7 +157,10 @@ def subject_run(
 
 
 def work(subject: str, model: str, images: str, turns: str) -> None:
-    """Be one subject: print the wall and CPU seconds of a turn for each line of standard input."""
+    """Run a subject in this process.
+
+    For each line of standard input, print the wall-clock and CPU seconds of a turn.
+    """
     names = sorted(map(str, Path(images).iterdir())) * int(turns)
     with tempfile.TemporaryFile() as file:
         run = subject_run(subject, Path(model), names, file)
@@ -172,7 +175,7 @@ def work(subject: str, model: str, images: str, turns: str) -> None:
 
 
 class Subject:
-    """A process that is measured."""
+    """The process of a subject."""
 
     def __init__(self, stack: ExitStack, *arguments: str) -> None:
         self._process = stack.enter_context(
@@ -188,7 +191,7 @@ class Subject:
         self._answer()
 
     def measure(self) -> tuple[float, float]:
-        """Give it a turn; return its wall and CPU seconds."""
+        """Let the process run a turn; return its wall-clock and CPU seconds."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
@@ -201,7 +204,7 @@ class Subject:
 
 
 def compare(case: str, models: Path, directory: Path, rounds: int) -> list[dict[str, Any]]:
-    """Measure the subjects of a case in turn; print and return a row for each."""
+    """Measure the subjects of a case in turn; print and return a row for each subject."""
     network, size = CASES[case]
     images = directory / case
     write_images(images, size)
@@ -240,8 +243,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--models", type=Path, help="a repository with the models, kept there")
-    parser.add_argument("--json", type=Path, help="a file for the rows")
+    parser.add_argument("--models", type=Path, help="keep the models in this repository")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as directory:

@@ -1,10 +1,11 @@
-"""Memory of `keras-cnns score` while it labels a million images of 32 x 32 pixels with ResNet-20.
+"""Memory of `keras-cnns score` while it scores a million images of 32x32 pixels with ResNet-20.
 
     python benchmarks/scoring_memory.py [--quick] [--images N] [--json FILE]
 
-A CSV list names 192 JPEG files again and again. The resident memory of the process is read five
-times a second; the table has its maximum in each tenth of the run. If the memory does not depend on
-the number of images, the last tenth needs as much as the second one. Weights are random.
+The images are a CSV list in which 192 JPEG files are repeated. The script reads the resident memory
+of the process five times per second. The table has the maximum in each tenth of the run. If the
+memory does not depend on the number of images, the maximum in the last tenth is the same as in the
+second tenth. The weights are random.
 """
 
 import argparse
@@ -22,7 +23,7 @@ PARTS = 10
 
 
 def measure(command: list[str]) -> list[tuple[float, int]]:
-    """Run a command; return the seconds and the resident bytes of each reading."""
+    """Run a command; return tuples of the seconds since its start and its resident bytes."""
     start = time.monotonic()
     process = psutil.Popen(command, stderr=subprocess.DEVNULL)
     readings = []
@@ -33,15 +34,15 @@ def measure(command: list[str]) -> list[tuple[float, int]]:
             break
         time.sleep(0.2)
     if process.wait():
-        raise RuntimeError(f"{command} ended with {process.returncode}")
+        raise RuntimeError(f"the command {command} ended with status {process.returncode}")
     return readings
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="20,000 images")
-    parser.add_argument("--images", type=int, default=1_000_000)
-    parser.add_argument("--json", type=Path, help="a file for the rows")
+    parser.add_argument("--quick", action="store_true", help="score 20,000 images")
+    parser.add_argument("--images", type=int, default=1_000_000, help="number of images")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
     images = 20_000 if arguments.quick else arguments.images
     with tempfile.TemporaryDirectory() as directory:
@@ -59,7 +60,7 @@ def main() -> None:
         start, end = part * seconds / PARTS, (part + 1) * seconds / PARTS
         inside = [size for at, size in readings if start <= at <= end]
         rows.append({"until_seconds": round(end, 1), "megabytes": round(max(inside) / 1e6, 1)})
-        print(f"{end:8.0f} s {rows[-1]['megabytes']:10,.1f} MB")
+        print(f"until {end:8.0f} s {rows[-1]['megabytes']:10,.1f} MB")
     write_rows(arguments.json, rows)
 
 

@@ -1,12 +1,12 @@
-"""`keras-cnns score --engine ray` on one node, against the same command without a cluster.
+"""Speed of `keras-cnns score --engine ray` on one node, compared with the command without Ray.
 
     python benchmarks/scoring_on_ray.py [--quick] [--json FILE] [--rounds N]
 
-Both subjects score the same JPEG files of 224 x 224 pixels with GoogLeNet, in turns. The rate
-counts the images of all shards but the first, from the time at which the first shard appeared to
-that of the last one, so that the start of Ray and the loading of the model are left out, as in a
-long run. It needs the extra `keras-cnns-serve[ray]`. Weights are random: speed does not depend on
-them.
+Both subjects score the same JPEG files of 224x224 pixels with GoogLeNet, in turn. The images per
+second are measured from the end of the first shard to the end of the last one. The start of Ray and
+the loading of the model, which hardly matter in a long run, are therefore not measured. The script
+needs the extra `keras-cnns-serve[ray]`. The weights are random, because the speed does not depend
+on them.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from scoring import prepare, write_images, write_list
 from turns import write_rows
 
 SUBJECTS = {"one machine": "auto", "ray": "ray"}
-SHARD = 96  # images
+SHARD = 96  # number of images in a shard
 
 
 def measure(engine: str, model: Path, names: Path, to: Path) -> float:
-    """Return the images per second after the first shard."""
+    """Score the images; return the images per second after the first shard."""
     command = [sys.executable, "-m", "keras_cnns_serve.cli", "score", str(model), str(names)]
     command += ["--to", str(to), "--shard-size", str(SHARD), "--engine", engine]
     subprocess.run(command, check=True, capture_output=True)
@@ -35,8 +35,8 @@ def measure(engine: str, model: Path, names: Path, to: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="a file for the rows")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
     rounds = 1 if arguments.quick else arguments.rounds
     shards = 4 if arguments.quick else 16

@@ -1,17 +1,19 @@
-"""The server against its peers: LitServe, MLServer, BentoML, Triton, and the loop without a server.
+"""The server, compared with LitServe, MLServer, BentoML, Triton, and a loop without a server.
 
-    benchmarks/serving_peers/make_environments.sh        # once: the peers, each by itself
-    python benchmarks/serving.py [--quick] [--json FILE] [--cases WORD ...] [--merge]
+    benchmarks/serving_peers/make_environments.sh   # once: creates an environment for each server
+    python benchmarks/serving.py [--quick] [--json FILE] [--cases CASE ...] [--merge]
 
-The same ONNX file and the same decoder everywhere, each server at its own best settings (in
-benchmarks/serving_peers/), one at a time on the machine, in turn, round by round. The load is
-h2load from Debian's nghttp2-client, on the same cores: HTTP/1.1, or gRPC over HTTP/2, with a
-connection for each request in flight. Every server's answer is compared with the model's own
-before it is timed, and during the load the answers' length with that one's.
+All servers use the same ONNX file and the same decoder, each with its best settings (in
+benchmarks/serving_peers/). In each round, they run one after another, so that only one server runs
+at a time. h2load, from Debian's package nghttp2-client, generates the load on the same cores, by
+HTTP/1.1 or by gRPC over HTTP/2, with one connection for each request in flight. Before a server is
+measured, one of its responses is compared with the predictions of the model. During the load, the
+mean length of the responses is compared with the length of this correct response.
 
-A ratio is ours by theirs: of requests per second more is better; of milliseconds, seconds and
-megabytes less is. `--merge` adds this run's rounds to those in FILE, so that the cases can be
-measured a few at a time: `--cases jpeg binary grpc photograph-grpc photograph overload rest`.
+A ratio is our number divided by that of the other server. For requests per second, a greater ratio
+is better. For milliseconds, seconds and megabytes, a smaller ratio is better. `--merge` adds the
+rounds of this run to those in FILE, so that the cases can be measured in several runs:
+`--cases jpeg binary grpc photograph-grpc photograph overload rest`.
 """
 
 import argparse
@@ -46,7 +48,7 @@ from servers import (
     variables,
 )
 
-# case -> (model, what is sent, the servers beside ours, requests in flight)
+# case -> (model, kind of the request, the other servers, numbers of requests in flight)
 WORK: dict[str, tuple[str, str, tuple[str, ...], tuple[int, ...]]] = {
     "jpeg": ("resnet20", "image", ("litserve", "mlserver", "bentoml", "triton"), (1, 8, 64)),
     "binary": ("resnet20", "tensor", ("triton",), (1, 8, 64)),
@@ -54,30 +56,33 @@ WORK: dict[str, tuple[str, str, tuple[str, ...], tuple[int, ...]]] = {
     "photograph-grpc": ("resnet50", "image_grpc", (), (8,)),
     "photograph": ("resnet50", "image", ("litserve", "mlserver", "bentoml", "triton"), (1, 8)),
 }
-LOOPS = {"jpeg", "photograph", "photograph-grpc"}  # the cases that the bare loop takes part in
-OVERLOAD = "resnet50"  # an image costs far more than its refusal there, as in a server's life
-OVERLOAD_FACTOR = 5  # times the capacity
+LOOPS = {"jpeg", "photograph", "photograph-grpc"}  # the cases in which the bare loop is measured
+# The model for the overload. As in typical use, an image costs far more than its rejection.
+OVERLOAD = "resnet50"
+OVERLOAD_FACTOR = 5  # the offered load, as a multiple of the capacity
 OVERLOAD_SECONDS, OVERLOAD_QUICK = 60, 12
-OVERLOAD_CLIENTS = 256  # each asks at its own intervals, those of one h2load all at once:
-OVERLOAD_LOADS = 16  # so many, one after another
+# All connections of one h2load send at the same moment. The connections are therefore divided among
+# several processes of h2load, whose starts are staggered.
+OVERLOAD_CLIENTS = 256  # number of connections
+OVERLOAD_LOADS = 16  # number of processes
 DEADLINE = 1.0  # seconds
 WARM_UP = 1  # seconds
 
-Samples = dict[str, dict[str, list[float]]]  # case -> server -> one figure for each round
+Samples = dict[str, dict[str, list[float]]]  # case -> server -> one number for each round
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What came back in some seconds."""
+    """The responses to the requests of a load."""
 
-    seconds: float
-    milliseconds: dict[int, list[float]]  # HTTP status -> each answer's
+    seconds: float  # duration of the load
+    milliseconds: dict[int, list[float]]  # HTTP status -> latency of each response
 
     def per_second(self, status: int = 200) -> float:
         return len(self.milliseconds.get(status, ())) / self.seconds
 
     def quantile(self, part: float, status: int = 200) -> float:
-        """Milliseconds within which this part of the answers came; 0 without answers."""
+        """Return the quantile `part` of the latencies in milliseconds; 0 without responses."""
         times = sorted(self.milliseconds.get(status, ()))
         return times[min(len(times) - 1, int(len(times) * part))] if times else 0.0
 
@@ -85,19 +90,25 @@ class Answers:
 def load(
     running: Running, content: Content, payload: Payload, clients: int, seconds: int
 ) -> Answers:
-    """Send a request again and again, and see that every answer is as long as a right one."""
+    """Repeat a request, after a check that its response is correct.
+
+    Exit if the responses are shorter on average than the correct response.
+    """
     size = check(content, payload, running)
     answers, got = send(running, payload, clients, seconds)
-    # gRPC has its errors behind the status 200; they are shorter than an answer.
+    # An error over gRPC also has the HTTP status 200, but is shorter than a correct response.
     if len(answers.milliseconds) == 1 and got < 0.97 * size:
-        sys.exit(f"{payload.path}: answers of {size} bytes, but {got:.0f} came")
+        sys.exit(
+            f"{payload.path}: the responses have {got:.0f} bytes on average, but a correct "
+            f"response has {size}"
+        )
     return answers
 
 
 def send(
     running: Running, payload: Payload, clients: int, seconds: int, *more: str
 ) -> tuple[Answers, float]:
-    """Send a request again and again with h2load: the answers, and their mean length in bytes."""
+    """Repeat a request with h2load; return the responses, and their mean length in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder) / "body", Path(folder) / "log"
         body.write_bytes(payload.body)
@@ -112,14 +123,14 @@ def send(
         rows = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
     milliseconds = defaultdict(list)
     for _, status, microseconds in rows:
-        if status > 0:  # else it was still under way at the end
+        if status > 0:  # otherwise there was no response yet when the load ended
             milliseconds[status].append(microseconds / 1e3)
     data = re.search(r"\((\d+)\) data", report)
     return Answers(seconds, dict(milliseconds)), int(data[1]) / len(rows) if data and rows else 0.0
 
 
 def bare_loop(content: Content, seconds: int) -> float:
-    """Images per second of the loop without a server."""
+    """Return the images per second of the loop without a server."""
     with tempfile.NamedTemporaryFile() as image:
         image.write(content.image)
         image.flush()
@@ -130,7 +141,7 @@ def bare_loop(content: Content, seconds: int) -> float:
 
 
 def measure_work(case: str, seconds: int, samples: Samples) -> None:
-    """One round: every server in turn, at each number of requests in flight."""
+    """Measure one round of a case: every server in turn, with each number of requests in flight."""
     model, kind, peers, concurrency = WORK[case]
     content = content_of(model)
     for name in (OURS, *peers):
@@ -140,7 +151,10 @@ def measure_work(case: str, seconds: int, samples: Samples) -> None:
             for clients in concurrency:
                 answers = load(running, content, payload, clients, seconds)
                 if set(answers.milliseconds) != {200}:
-                    sys.exit(f"{name}, {case}: statuses {sorted(answers.milliseconds)}")
+                    sys.exit(
+                        f"{name}, {case}: the responses have the statuses "
+                        f"{sorted(answers.milliseconds)}; all must be 200"
+                    )
                 show(samples, f"{case} {clients} /s", name, answers.per_second())
                 show(samples, f"{case} {clients} p99 ms", name, answers.quantile(0.99))
     if case in LOOPS:
@@ -148,9 +162,9 @@ def measure_work(case: str, seconds: int, samples: Samples) -> None:
 
 
 def flood(running: Running, payload: Payload, rate: float, seconds: int) -> Answers:
-    """Send so many requests a second, answered or not, evenly."""
+    """Send `rate` requests per second at even intervals, without waiting for responses."""
     clients = OVERLOAD_CLIENTS // OVERLOAD_LOADS
-    interval = OVERLOAD_CLIENTS / rate  # of a client's requests
+    interval = OVERLOAD_CLIENTS / rate  # seconds between two requests of a connection
 
     def one(number: int) -> Answers:
         time.sleep(number * interval / OVERLOAD_LOADS)
@@ -166,7 +180,7 @@ def flood(running: Running, payload: Payload, rate: float, seconds: int) -> Answ
 
 
 def measure_overload(seconds: int, overload_seconds: int, samples: Samples) -> None:
-    """One round of more requests than can be answered; ours alone, against itself at its best."""
+    """Measure one round of our server under overload, compared with its capacity."""
     content = content_of(OVERLOAD)
     payload = SERVERS[OURS].requests["image"](content)
     with start(OURS, content, "--timeout", str(DEADLINE)) as running:
@@ -182,11 +196,12 @@ def measure_overload(seconds: int, overload_seconds: int, samples: Samples) -> N
     for figure, (value, bound) in figures.items():
         show(samples, f"overload {figure}", OURS, value)
         show(samples, f"overload {figure}", "aim or capacity", bound)
-    print("statuses:", {status: len(v) for status, v in answers.milliseconds.items()})
+    counts = {status: len(v) for status, v in answers.milliseconds.items()}
+    print("number of responses with each HTTP status:", counts)
 
 
 def measure_rest(samples: Samples) -> None:
-    """One round of what a server costs before it works."""
+    """Measure one round of the start-up time, the memory at rest and the size of the packages."""
     content = content_of("resnet20")
     for name in SERVERS:
         with start(name, content) as running:
@@ -197,7 +212,7 @@ def measure_rest(samples: Samples) -> None:
 
 
 def packages_megabytes(name: str) -> float:
-    """What the environment holds, without pip's own."""
+    """Return the size of a server's environment in megabytes, without pip and setuptools."""
     total, own = 0, ("pip", "setuptools", "pkg_resources", "_distutils_hack")
     folder = next((environment(name) / "lib").glob("python*/site-packages"))
     for path in folder.rglob("*"):
@@ -213,7 +228,7 @@ def show(samples: Samples, case: str, name: str, value: float) -> None:
 
 
 def table(samples: Samples) -> list[dict[str, Any]]:
-    """Print the medians, and return our ratio to each peer, round by round."""
+    """Print the medians; return our ratios to each of the other servers."""
     rows = []
     for case, servers in samples.items():
         ours = servers[OURS]
@@ -232,12 +247,15 @@ def table(samples: Samples) -> list[dict[str, Any]]:
 
 
 def prepare() -> None:
-    """Export the models, once; say what is missing."""
+    """Export the models if they are missing; exit if an environment or h2load is missing."""
     missing = [name for name in SERVERS if not environment(name).exists()]
     if missing:
-        sys.exit(f"no environment for {', '.join(missing)}: {HERE / 'make_environments.sh'}")
+        sys.exit(
+            f"there is no environment for {', '.join(missing)}; create it with "
+            f"{HERE / 'make_environments.sh'}"
+        )
     if shutil.which("h2load") is None:
-        sys.exit("h2load is not installed; Debian has it in nghttp2-client")
+        sys.exit("h2load is not installed; it is in Debian's package nghttp2-client")
     if not (MODELS / OVERLOAD / "1").exists():
         subprocess.run([sys.executable, HERE / "make_models.py", MODELS], check=True)
 
@@ -246,10 +264,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     cases = (*WORK, "overload", "rest")
     parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases, metavar="CASE")
-    parser.add_argument("--rounds", type=int, help="how many (quick: 1, else 3)")
-    parser.add_argument("--merge", action="store_true", help="add to the rounds in FILE")
+    parser.add_argument(
+        "--rounds", type=int, help="number of rounds (default: 1 with --quick, otherwise 3)"
+    )
+    parser.add_argument(
+        "--merge", action="store_true", help="add the rounds to those in the file of --json"
+    )
     arguments = parser.parse_args()
     rounds, seconds = (1, 2) if arguments.quick else (3, 3)
     overload_seconds = OVERLOAD_QUICK if arguments.quick else OVERLOAD_SECONDS

@@ -1,7 +1,7 @@
-"""ResNet-20, ResNet-50 and GoogLeNet-BN in PyTorch: the peers' nets of `train.py`.
+"""ResNet-20, ResNet-50 and GoogLeNet-BN in PyTorch, with which `train.py` compares ours.
 
-They are layer for layer those of `keras_cnns.models`, with the same initial distributions.
-ResNet-50 is timm's.
+ResNet-50 is timm's. The other two have the same layers and the same distributions of the initial
+weights as the networks in `keras_cnns.models`.
 """
 
 from typing import Any
@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# A row of table 1: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
+# Name of a module -> its numbers of filters in table 1: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool
+# projection. An empty tuple is a max-pool.
 GOOGLENET = {
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
@@ -36,7 +37,7 @@ def conv_bn_relu(inputs: int, filters: int, size: int, stride: int = 1) -> nn.Se
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and an identity, with zeros in new channels (option A)."""
+    """Two 3x3 convolutions and an identity shortcut, which fills new channels with 0 (option A)."""
 
     def __init__(self, inputs: int, filters: int, stride: int) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ def resnet20(classes: int = 10) -> nn.Module:
 
 
 class Inception(nn.Module):
-    """Four windows at once (figure 2b)."""
+    """The inception module with its four parallel branches (figure 2b)."""
 
     def __init__(self, inputs: int, row: tuple[int, ...]) -> None:
         super().__init__()
@@ -118,7 +119,7 @@ class GoogLeNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Logits of the main classifier and of the auxiliary ones."""
+        """Return the logits of the main classifier and of the auxiliary classifiers."""
         x, logits = self.stem(x), []
         for name, module in self.body.items():
             x = module(x)
@@ -128,7 +129,10 @@ class GoogLeNet(nn.Module):
 
 
 def import_torchvision() -> Any:
-    """torchvision without its compiled part, of another build: no net calls its operators."""
+    """Return torchvision, without its compiled operators.
+
+    They may be built for another version of PyTorch, and the networks do not use them.
+    """
     operators = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
         operators.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -138,12 +142,12 @@ def import_torchvision() -> Any:
 
 
 def make(name: str) -> nn.Module:
-    """The net of this name in `keras_cnns.models`."""
+    """Return the PyTorch network with the name that it has in `keras_cnns.models`."""
     if name == "resnet20":
         return resnet20()
     if name == "googlenet_bn":
         return GoogLeNet()
-    import_torchvision()  # timm imports it too
+    import_torchvision()  # first, because timm imports torchvision, too
     import timm
 
     net: nn.Module = timm.create_model(name)

@@ -1,16 +1,17 @@
-"""Training steps: ours by `model.fit` against stock Keras and PyTorch, in turns.
+"""Speed of training steps by `model.fit`, compared with stock Keras and PyTorch.
 
     python benchmarks/train.py [--quick] [--json FILE] [--case NAME ...]
 
-A turn is an epoch of a few steps. A ratio is our images per second divided by the peer's: above 1
-is faster. "memory" is the ratio of the processes' peaks: below 1 is less. Keras' subjects read
-their batch by tf.data without autotuning, which would be measured too (see batches.py). Aims: 1.4
-(float32) and 1.6 (bfloat16) times stock Keras, 1.1 times the best of PyTorch's modes, not more
-memory than that mode.
+The subjects run in turn, and a turn is an epoch of a few steps. A ratio is our images per second
+divided by those of the other subject; we are faster if it is greater than 1. "memory" is our
+process's peak memory divided by that of the other process; we need less if it is less than 1. With
+Keras, tf.data provides the batch without autotuning, because autotuning would delay the end of an
+epoch (see batches.py). The aims are 1.4 times (float32) and 1.6 times (bfloat16) the speed of stock
+Keras, 1.1 times the speed of the fastest mode of PyTorch, and at most the memory of this mode.
 
-Stock Keras is the same net of keras.layers with keras.optimizers.SGD, and keras.applications'
-ResNet50. PyTorch runs timm's ResNet-50 and the other nets of torch_nets.py, where `.venv-parity`
-is (`make test-parity` makes it).
+"stock Keras" is the same network with the layers of Keras and keras.optimizers.SGD;
+"keras.applications" is its ResNet50. PyTorch runs the networks of torch_nets.py if `.venv-parity`
+exists (`make test-parity` creates it).
 """
 
 import argparse
@@ -27,12 +28,12 @@ from turns import PARITY_PYTHON, Row, Subject, answer, ratios, subject, take_tur
 
 
 class Case(NamedTuple):
-    """A net and its batches."""
+    """The batches of a network."""
 
     batch_size: int
-    size: int  # pixels
+    size: int  # height and width of the images, in pixels
     classes: int
-    steps: int  # of a turn
+    steps: int  # number of steps in a turn
 
 
 CASES = {
@@ -42,7 +43,7 @@ CASES = {
 }
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 KERAS = ("ours", "stock Keras", "keras.applications")
-TORCH = ("torch eager", "torch channels_last", "torch compiled")  # each also under autocast
+TORCH = ("torch eager", "torch channels_last", "torch compiled")  # bfloat16 by autocast
 AUXILIARY_WEIGHT = 0.3
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
 
@@ -68,7 +69,7 @@ def keras_net(name: str, case: str) -> Any:
 
 
 def fit(name: str, case: str, precision: str) -> None:
-    """Be a Keras subject: one long `fit`, an epoch a turn."""
+    """Run a Keras subject in this process: one long `fit`, in which each epoch is a turn."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import time
 
@@ -85,7 +86,7 @@ def fit(name: str, case: str, precision: str) -> None:
     images = generator.normal(size=(batch_size, size, size, 3)).astype("float32")
     labels = generator.integers(0, classes, batch_size)
     loss = "sparse_categorical_crossentropy"
-    # Keras' own decay is beside the gradient: the nearest that it has.
+    # Keras' weight decay is decoupled from the gradient, unlike ours; it has no other.
     kind = Momentum if name == "ours" else keras.optimizers.SGD
     optimizer = kind(LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     targets: Any = labels
@@ -98,7 +99,10 @@ def fit(name: str, case: str, precision: str) -> None:
     batches = repeat_batch(images, targets, steps)
 
     class Turns(keras.callbacks.Callback):
-        """Wait for a turn before an epoch, and report its seconds after it; the first warms up."""
+        """Before each epoch, wait for the turn; after the epoch, report its seconds.
+
+        The first epoch is for warm-up, and begins at once.
+        """
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             if epoch and not sys.stdin.readline():
@@ -112,7 +116,7 @@ def fit(name: str, case: str, precision: str) -> None:
 
 
 def torch_steps(name: str, case: str, precision: str) -> Callable[[], None]:
-    """Return a turn of a PyTorch subject."""
+    """Return a function that runs a turn of a PyTorch subject."""
     import torch
     import torch_nets
 
@@ -140,18 +144,20 @@ def torch_steps(name: str, case: str, precision: str) -> Callable[[], None]:
             loss = sum(w * each for w, each in zip(weights, losses, strict=True))
             loss.backward()
             optimizer.step()
-            loss.item()  # as a loop that logs its loss, and Keras', which counts it
+            loss.item()  # a typical training loop logs the loss, and Keras computes its mean
 
     return run
 
 
 def compare(case: str, precision: str, subjects: dict[str, Subject], rounds: int) -> list[Row]:
-    """Give each subject its turns; print and return our ratios to each."""
+    """Measure all subjects in turn; print and return our ratios to the other subjects."""
     times: dict[str, list[float]] = {name: [] for name in subjects}
     for number in range(rounds + 1):
         for name, each in subjects.items():
             seconds = each.measure()
-            if number:  # the first finds its memory paged out and its caches taken by the others
+            # The first turn is not counted: the start of the other subjects has replaced the
+            # content of the caches.
+            if number:
                 times[name].append(seconds)
     images = CASES[case].batch_size * CASES[case].steps
     speeds = {name: images / statistics.median(values) for name, values in times.items()}
@@ -180,12 +186,20 @@ def names_of(case: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
     parser.add_argument(
-        "--case", nargs="+", choices=CASES, default=list(CASES), help="some of the nets"
+        "--case",
+        nargs="+",
+        choices=CASES,
+        default=list(CASES),
+        help="measure only these networks (default: all)",
     )
     parser.add_argument(
-        "--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="some of them"
+        "--precision",
+        nargs="+",
+        choices=PRECISIONS,
+        default=list(PRECISIONS),
+        help="measure only these precisions (default: both)",
     )
     parser.add_argument("--subject", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

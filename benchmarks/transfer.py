@@ -5,16 +5,18 @@
 A ResNet-20 is trained on one half of Fashion-MNIST's classes (T-shirt to coat) and moved to the
 other half (sandal to ankle boot) with 20, 100 and 500 training images per class. Every training
 selects its best epoch on 100 other images per class, and is measured on all 5,000 test images of
-these classes. A seed determines the training images as well as the initial weights, and all
-subjects of a seed have the same images and epochs:
+these classes. A seed determines the training images and the initial weights. For each seed, three
+trainings have the same images and the same number of epochs:
 
 - from scratch: the settings of the recipe `fashion-resnet20`;
 - fine-tuned: the settings of `finetune-folder` (classifier first, then stage by stage, each stage
   with 0.385 times the learning rate of the next);
-- one learning rate: the same without this factor.
+- one learning rate: the same settings without the factor, so that all stages have the same learning
+  rate.
 
-A difference is paired over the seeds, with its two-sided 95 % t interval. Data: Debian's package
-dataset-fashion-mnist. The trainings are written to `--runs`, and a repeated command continues.
+The differences from the training from scratch are paired over the seeds, and given with their
+two-sided 95 % t interval. The data are from Debian's package dataset-fashion-mnist. The trainings
+are written to `--runs`, and a repeated command resumes them.
 """
 
 import argparse
@@ -46,10 +48,10 @@ SUBJECTS = ("from scratch", "fine-tuned", "one learning rate")
 
 
 def write_half(folder: Path, first_class: int, seed: int) -> Path:
-    """Write the images of five classes as IDX files, in an order in which classes alternate.
+    """Write the images of five classes as IDX files, in which the classes alternate.
 
-    The content of an image decides whether it is for training or for validation, as in the whole
-    data set.
+    The files have no validation split. As for the whole data set, an image's content determines
+    whether it is used for training or for validation.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
@@ -111,7 +113,10 @@ def accuracy_of(results: Mapping[str, Any]) -> float:
 
 
 def describe(count: int, accuracies: Mapping[str, list[float]]) -> list[dict[str, Any]]:
-    """Return a row for each subject: mean, standard deviation, and difference from scratch."""
+    """Return a row for each subject with its mean and standard deviation.
+
+    A row also has the difference from the training from scratch.
+    """
     rows = []
     for subject, values in accuracies.items():
         row: dict[str, Any] = {"images per class": count, "subject": subject, "n": len(values)}
@@ -147,10 +152,12 @@ def format_row(row: Mapping[str, Any], markdown: bool) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two seeds, 20 images per class")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds of each training")
-    parser.add_argument("--runs", type=Path, help="the trainings (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
+    parser.add_argument(
+        "--runs", type=Path, help="the directory of the trainings (default: %(default)s)"
+    )
     parser.set_defaults(runs=Path("runs/transfer"))
     arguments = parser.parse_args()
     runs = arguments.runs / "quick" if arguments.quick else arguments.runs
@@ -169,10 +176,10 @@ def main() -> None:
                 print(json.dumps({"run": name, "accuracy": accuracy_of(results)}), flush=True)
         rows += describe(count, accuracies)
     if arguments.markdown:
-        print("| images per class | training | test accuracy | minus from scratch, in points |")
+        print("| images per class | training | test accuracy | difference, percentage points |")
         print("| ---: | --- | --- | --- |")
     else:
-        print("images per class  training          test accuracy  minus from scratch, in points")
+        print("images per class  training          test accuracy  difference, percentage points")
     for row in rows:
         print(format_row(row, arguments.markdown))
     write_rows(arguments.json, rows)

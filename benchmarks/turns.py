@@ -1,6 +1,7 @@
-"""Subjects that take turns: each lives in a process of its own and runs when it is told to.
+"""Subjects of a benchmark, each in a process of its own, which run in turn.
 
-So a slow moment of the machine falls on all of them, and a ratio is made of neighbours.
+A slow moment of the machine therefore affects all subjects, and a ratio compares two turns that
+follow each other closely.
 """
 
 import json
@@ -15,13 +16,18 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PARITY_PYTHON = ROOT / ".venv-parity" / "bin" / "python"  # has PyTorch: `make test-parity` makes it
+# The Python of an environment with PyTorch, which `make test-parity` creates.
+PARITY_PYTHON = ROOT / ".venv-parity" / "bin" / "python"
 
 Row = dict[str, Any]
 
 
 def take_turns(run: Callable[[], Any]) -> None:
-    """Be a subject: run once to warm up, say so, then once for each line of standard input."""
+    """Run a subject in this process.
+
+    First call `run` for warm-up and print an answer. Then call it for each line of standard input,
+    and print its duration.
+    """
     run()
     answer(0)
     for _ in sys.stdin:
@@ -31,38 +37,41 @@ def take_turns(run: Callable[[], Any]) -> None:
 
 
 def answer(seconds: float) -> None:
-    """Tell the seconds of a turn, and the most memory that this process has had, in bytes."""
+    """Print the seconds of a turn, and the peak memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps([seconds, peak]), flush=True)
 
 
 class Subject:
-    """A process that is measured."""
+    """The process of a subject."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
         self.peak_bytes = 0
 
     def measure(self) -> float:
-        """Give it a turn; returns the seconds."""
+        """Let the process run a turn; return its seconds."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
         return self.listen()
 
     def listen(self) -> float:
-        """Wait for its next answer; returns the seconds."""
+        """Wait for the next answer of the process; return the seconds."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith("["):  # else a library's greeting
+            if line.startswith("["):  # other lines are messages of libraries
                 seconds, self.peak_bytes = json.loads(line)
                 return float(seconds)
-        raise RuntimeError(f"{self._process.args!r} ended with {self._process.wait()}")
+        raise RuntimeError(
+            f"the process {self._process.args!r} ended before its answer, with status "
+            f"{self._process.wait()}"
+        )
 
 
 @contextmanager
 def subject(python: str | Path, *arguments: str) -> Iterator[Subject]:
-    """Start a process that calls `take_turns`, wait until it is warm, and end it at last."""
+    """Start the process of a subject, wait for its warm-up, and end it after the block."""
     process = subprocess.Popen(
         [str(python), *arguments],
         stdin=subprocess.PIPE,
@@ -79,13 +88,13 @@ def subject(python: str | Path, *arguments: str) -> Iterator[Subject]:
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> Row:
-    """Return the median of the rounds' ratios, the lowest and the highest."""
+    """Compute the ratio of each round; return the median, the minimum and the maximum."""
     values = sorted(a / b for a, b in zip(numerators, denominators, strict=True))
     figures = {"ratio": statistics.median(values), "low": values[0], "high": values[-1]}
     return {key: round(value, 3) for key, value in figures.items()}
 
 
 def write_rows(path: Path | None, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write what a benchmark found as JSON, where it was asked to."""
+    """Write the rows of a benchmark's table as JSON, unless `path` is None."""
     if path:
         path.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")

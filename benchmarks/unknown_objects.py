@@ -1,14 +1,17 @@
-"""Unknown objects, and thresholds on new images: digits for a model of clothes, and the reverse.
+"""Unknown objects, and thresholds on new images, for models of clothes and of digits.
 
     python benchmarks/unknown_objects.py [--quick] [--runs DIRECTORY] [--json FILE]
 
-Each model is trained on its own data set, the digits also with MixUp. It is then asked about test
-images of its own data set and about test images of the other one. The first table has AUROC, and
-the fraction of the unknown images that are accepted if 95 % of the known ones are, for the highest
-softmax probability (Hendrycks and Gimpel 2017) and the energy (Liu et al. 2020). The second table
-compares the accuracies of the thresholds, which were chosen on the validation split, with those on
-up to 1,000 new images: a row agrees if the 95 % interval of one of them (Wilson 1927) contains the
-accuracy of the other. With `--runs`, finished runs are kept and used again.
+One model is trained on images of clothes (Fashion-MNIST), and two on digits, one of them with
+MixUp. Each model predicts test images of its own data set (known) and of the other data set
+(unknown). Two scores are compared: the highest softmax probability (Hendrycks and Gimpel 2017) and
+the energy (Liu et al. 2020). For each score, the first table has the AUROC, and the fraction of the
+unknown images that are accepted by a threshold that accepts 95 % of the known images.
+
+The second table is about the thresholds that were chosen on the validation split. For each of them,
+it compares the accuracy on the validation split with the accuracy on new images, which are up to
+1,000 test images. The two agree if the 95 % interval of one accuracy (Wilson 1927) contains the
+other accuracy. With `--runs`, finished runs are kept and used again.
 """
 
 import argparse
@@ -32,7 +35,7 @@ from keras_cnns.runs.unknown import compare_unknown
 from keras_cnns.training import train
 
 FASHION = load_recipe("fashion-resnet20").data.path
-# run -> its recipe, the unknown images, changes of the recipe, and those of a quick run
+# run -> its recipe, the unknown images, changes of the recipe, and further changes for a quick run
 CASES: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     "fashion": (
         "fashion-resnet20",
@@ -47,7 +50,7 @@ SCORES = ("probability", "energy")
 
 
 def compare_scores(run: Run, unknown: str) -> dict[str, Any]:
-    """Return how well the scores of a run separate known and unknown images, and print it."""
+    """Print and return how well each score separates known and unknown images."""
     found = compare_unknown(run, run.recipe.data.test_split, unknown, counting).to_dict()
     row: dict[str, Any] = {"run": run.path.name, "unknown": unknown}
     row |= {f"{key}_images": found[f"{key}_images"] for key in ("known", "unknown")}
@@ -62,7 +65,7 @@ def compare_scores(run: Run, unknown: str) -> dict[str, Any]:
 
 
 def compare_thresholds(run: Run) -> list[dict[str, Any]]:
-    """Return and print the accuracy of each threshold in the table and on new images."""
+    """Print and return each threshold's accuracy on the validation split and on new images."""
     new = predict_split(run)
     rows = []
     for each in run.results()["confidence"]["thresholds"]:

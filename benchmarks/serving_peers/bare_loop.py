@@ -1,8 +1,8 @@
-"""Decode and engine in a bare loop, two threads: what the machine gives without a server.
+"""The speed without a server: two threads run the decoder and the engine in a loop.
 
     PYTHON bare_loop.py MODEL_DIRECTORY IMAGE_FILE SECONDS
 
-Tries batches of 1 and 8, and prints the images per second of the faster.
+The script measures batches of 1 and 8 images, and prints the images per second of the faster one.
 """
 
 import sys
@@ -15,7 +15,7 @@ from classifier import Classifier
 
 
 def measure(classifier: Classifier, content: bytes, batch: int, seconds: float) -> float:
-    """Images per second of two threads."""
+    """Return the images per second of two threads."""
     counts = [0, 0]
     end = time.perf_counter() + seconds
 

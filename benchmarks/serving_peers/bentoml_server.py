@@ -1,4 +1,4 @@
-"""BentoML: two workers, the image as the raw body."""
+"""BentoML with two workers; the body of a request is the encoded image."""
 
 import os
 import sys

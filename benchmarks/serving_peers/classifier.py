@@ -1,7 +1,7 @@
-"""What every peer wraps: this project's decoder and one ONNX Runtime session, set alike.
+"""The classifier of every other server: this project's decoder, and an ONNX Runtime session.
 
-A peer is a program `PYTHON PEER_server.py MODEL_DIRECTORY HTTP_PORT GRPC_PORT`; its environment
-has `serve/` on PYTHONPATH, so that all of them turn a JPEG into pixels with the same function.
+Each of these servers is a program `PYTHON NAME_server.py MODEL_DIRECTORY HTTP_PORT GRPC_PORT`. Its
+PYTHONPATH has `serve/`, so that all servers decode images with the same function.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from keras_cnns_serve.repository.manifest import read_manifest
 
 
 class Classifier:
-    """A version of a model: encoded images or pixels to probabilities, probabilities to labels."""
+    """A version of a model, which decodes images and computes their probabilities and labels."""
 
     def __init__(self, directory: Path, threads: int = 1) -> None:
         self.manifest = read_manifest(directory / "model.json")
@@ -30,24 +30,24 @@ class Classifier:
         )
 
     def decode(self, content: bytes) -> NDArray[np.uint8]:
-        """An encoded image to [H, W, C]."""
+        """Decode and preprocess an encoded image: uint8 [H, W, C]."""
         return read_image(content, self.manifest.preprocessing)
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """[N, H, W, C] to probabilities [N, K]."""
+        """Run the model: images [N, H, W, C] -> probabilities [N, K]."""
         probabilities: NDArray[np.float32] = self._session.run(
             ["probabilities"], {"images": images}
         )[0]
         return probabilities
 
     def classify(self, contents: list[bytes]) -> list[list[dict[str, Any]]]:
-        """The five likeliest labels of each encoded image."""
+        """Return the five most probable labels of each encoded image."""
         return [
             self.best(row) for row in self.run(np.stack([self.decode(each) for each in contents]))
         ]
 
     def best(self, row: NDArray[np.float32]) -> list[dict[str, Any]]:
-        """The five likeliest labels with their probabilities."""
+        """Return the five most probable labels with their probabilities."""
         return [
             {"label": self.labels[index], "probability": float(row[index])}
             for index in np.argsort(-row, kind="stable")[:5]

@@ -1,6 +1,7 @@
-"""LitServe: two workers, no batching, its fast queue.
+"""LitServe with two workers and its fast queue, without batching.
 
-Its raw requests are forms or JSON only; base64 in JSON is the faster of the two.
+LitServe accepts images only in forms or in JSON. The images are sent as base64 in JSON, which is
+faster.
 """
 
 import base64

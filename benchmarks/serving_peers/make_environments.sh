@@ -1,11 +1,11 @@
 #!/bin/sh
-# An environment for each peer under .venv-peers/, with the versions of its constraints file.
+# Create an environment for each server in .venv-peers/, with the versions of its constraints file.
 #     benchmarks/serving_peers/make_environments.sh [PYTHON]
-# The load comes from h2load, which Debian has in nghttp2-client.
+# The benchmark also needs h2load, which is in Debian's package nghttp2-client.
 set -e
 here=$(cd "$(dirname "$0")" && pwd)
 root=$here/../../.venv-peers
-python=${1:-python3.11}  # MLServer stops at 3.12, Triton's stubs at 3.13
+python=${1:-python3.11}  # MLServer supports Python up to 3.12, and Triton's stubs up to 3.13
 
 environment() {  # NAME CONSTRAINTS REQUIREMENT...
     name=$1; constraints=$2; shift 2
@@ -26,6 +26,6 @@ environment ours "$root/../constraints.txt" --editable "$root/../serve[uvloop]"
 peer litserve litserve pyzmq uvloop httptools
 peer mlserver mlserver httptools
 peer bentoml bentoml uvloop httptools
-peer triton "numpy<2"  # which the wheel was built for: later ones garble its tensors
+peer triton "numpy<2"  # the wheel was built for NumPy 1; with NumPy 2, its tensors are wrong
 # pytriton's own requirements are not needed for the server in its wheel.
 "$root/triton/bin/python" -m pip install --quiet --no-deps nvidia-pytriton==0.7.0

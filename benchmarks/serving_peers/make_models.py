@@ -1,8 +1,9 @@
-"""The models that are served: ResNet-20 at 32x32 and ResNet-50 at 224x224, their weights random.
+"""Export the models of the benchmark: ResNet-20 at 32x32 and ResNet-50 at 224x224 pixels.
 
     python benchmarks/serving_peers/make_models.py REPOSITORY
 
-In a process of its own: it needs TensorFlow, whose threads a benchmark should not carry.
+The weights are random. The export runs in a process of its own, so that the process of the
+benchmark has no threads of TensorFlow.
 """
 
 import sys

@@ -1,6 +1,7 @@
-"""MLServer: a runtime in its own process (`parallel_workers` 0 is faster here than 2).
+"""MLServer, with the model in the server's process: 0 `parallel_workers` are faster here than 2.
 
-A custom handler takes the raw body, which spares it base64 in JSON; tensors come over gRPC.
+A custom handler takes the encoded image as the body of the request, so that MLServer need not
+decode base64 in JSON. Tensors are sent over gRPC.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Requests that the load sends, as bytes, and whether an answer is the right one."""
+"""The bytes of the requests, and a check of the responses."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Payload:
-    """One POST: h2load repeats it, over HTTP/1.1 or, for gRPC, over HTTP/2."""
+    """A POST request, which h2load repeats over HTTP/1.1, or over HTTP/2 for gRPC."""
 
     path: str
     body: bytes
@@ -22,7 +22,7 @@ class Payload:
 
 @dataclass(frozen=True)
 class Content:
-    """What is asked, and what a right answer holds."""
+    """An image for the requests, and the model's probabilities for the check of the responses."""
 
     model: str
     image: bytes  # encoded
@@ -31,14 +31,14 @@ class Content:
 
 
 def image_body(path: str) -> Callable[[Content], Payload]:
-    """The encoded image as the whole body."""
+    """Return a function that creates a request whose body is the encoded image."""
     return lambda content: Payload(
         path.format(model=content.model), content.image, {"content-type": "image/jpeg"}
     )
 
 
 def image_json(path: str) -> Callable[[Content], Payload]:
-    """The encoded image as base64 in JSON."""
+    """Return a function that creates a request with the encoded image as base64 in JSON."""
     return lambda content: Payload(
         path.format(model=content.model),
         json.dumps({"image": base64.b64encode(content.image).decode()}).encode(),
@@ -47,14 +47,14 @@ def image_json(path: str) -> Callable[[Content], Payload]:
 
 
 def image_v2(content: Content) -> Payload:
-    """The encoded image as a BYTES tensor, by the binary extension of the V2 protocol."""
+    """Create a request of the V2 protocol's binary extension, with the image as a BYTES tensor."""
     data = len(content.image).to_bytes(4, "little") + content.image
     outputs = ("labels", "top_probabilities")
     return _v2(f"{content.model}_image", "image", "BYTES", [1, 1], data, outputs)
 
 
 def tensor_v2(content: Content) -> Payload:
-    """The pixels as a uint8 tensor, by the binary extension of the V2 protocol."""
+    """Create a request of the V2 protocol's binary extension, with the pixels as a uint8 tensor."""
     shape = list(content.pixels.shape)
     data = content.pixels.tobytes()
     return _v2(content.model, "images", "UINT8", shape, data, ("probabilities",))
@@ -77,18 +77,21 @@ def _v2(
 
 
 def tensor_grpc(content: Content) -> Payload:
-    """The pixels in a ModelInferRequest."""
+    """Create a ModelInferRequest with the pixels as a uint8 tensor."""
     return _infer_grpc(content, b"UINT8", content.pixels.shape, content.pixels.tobytes())
 
 
 def image_grpc(content: Content) -> Payload:
-    """The encoded image in a ModelInferRequest, its length in four bytes before it."""
+    """Create a ModelInferRequest with the encoded image as a BYTES tensor.
+
+    Four bytes with the length of the image precede it.
+    """
     raw = len(content.image).to_bytes(4, "little") + content.image
     return _infer_grpc(content, b"BYTES", (1,), raw)
 
 
 def _infer_grpc(content: Content, datatype: bytes, shape: tuple[int, ...], raw: bytes) -> Payload:
-    """A ModelInferRequest after gRPC's five bytes of framing."""
+    """Create a ModelInferRequest, preceded by the five bytes of gRPC's framing."""
     sizes = b"".join(map(_varint, shape))
     tensor = _field(1, b"images") + _field(2, datatype) + _field(3, sizes)
     message = _field(1, content.model.encode()) + _field(5, tensor)
@@ -110,12 +113,16 @@ def _varint(value: int) -> bytes:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited field of a protobuf message."""
+    """Encode a length-delimited field of a protobuf message."""
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
 def is_right(content: Content, answer: bytes) -> bool:
-    """Whether an answer ends with the probabilities, or begins with the likeliest label."""
+    """Return whether a response is correct.
+
+    A correct response ends with the probabilities in binary form, or its first label is that of the
+    most probable class.
+    """
     size = content.probabilities.nbytes
     if len(answer) >= size:
         given = np.frombuffer(answer[-size:], np.float32)

@@ -1,4 +1,4 @@
-"""The servers: how each is started, asked, and weighed."""
+"""The servers: start each of them, check its responses, and measure its memory."""
 
 import contextlib
 import http.client
@@ -45,10 +45,10 @@ Request = Callable[[Content], Payload]
 
 @dataclass(frozen=True)
 class Server:
-    """A program and how it is asked: "image", "tensor", ... -> request."""
+    """The command that starts a server, and the requests that the server supports."""
 
-    command: tuple[str, ...]  # {python} {here} {version} {model} {port} {grpc_port} are filled in
-    requests: dict[str, Request]
+    command: tuple[str, ...]  # `start` fills in {python}, {here}, {version}, {model}, {port}, ...
+    requests: dict[str, Request]  # kind of request ("image", "tensor", ...) -> its creation
 
 
 def peer(name: str, **requests: Request) -> Server:
@@ -75,31 +75,34 @@ SERVERS = {
 
 @dataclass
 class Running:
-    """A server that answers."""
+    """A server that has given its first correct response."""
 
     process: subprocess.Popen[bytes]
     port: int
     grpc_port: int
-    seconds: float  # from its start to its first right answer
-    answers: dict[str, int] = field(default_factory=dict)  # path -> bytes of a right answer
+    seconds: float  # from its start to its first correct response
+    answers: dict[str, int] = field(default_factory=dict)  # path -> bytes of a correct response
 
     def megabytes(self) -> float:
-        """Memory of its processes, what they share counted once."""
+        """Return the memory of the server's processes; shared memory counts once."""
         return sum(map(_proportional_kilobytes, _family(self.process.pid))) / 1e3
 
 
 def environment(name: str) -> Path:
-    """The folder of a peer's environment."""
+    """Return the directory of a server's environment."""
     return ENVIRONMENTS / (OURS if name == BARE_LOOP else name)
 
 
 def variables() -> dict[str, str]:
-    """What every server's process gets: the decoder to import, and no threads but its own."""
+    """Return the environment variables of every server.
+
+    The servers can import the decoder, and libraries with OpenMP start no threads.
+    """
     return os.environ | {"PYTHONPATH": str(ROOT / "serve"), "OMP_NUM_THREADS": "1"}
 
 
 def content_of(model: str) -> Content:
-    """A photograph-like JPEG, and what the model says of it."""
+    """Return a JPEG that resembles a photograph, with the model's probabilities for it."""
     directory = MODELS / model / "1"
     width, height = SIZES[model]
     across, down = np.meshgrid(np.linspace(0, 9, width), np.linspace(0, 7, height))
@@ -116,7 +119,7 @@ def content_of(model: str) -> Content:
 
 @contextlib.contextmanager
 def start(name: str, content: Content, *options: str) -> Iterator[Running]:
-    """Start a server, wait for its first right answer, and end all of it afterwards."""
+    """Start a server, wait for its first correct response, and end all its processes afterwards."""
     server, (port, grpc_port) = SERVERS[name], _free_ports(2)
     places = {
         "bin": environment(name) / "bin",
@@ -138,7 +141,10 @@ def start(name: str, content: Content, *options: str) -> Iterator[Running]:
             while not is_right(content, _answer(port, payload)):
                 if process.poll() is not None or time.perf_counter() - began > START_SECONDS:
                     log.seek(0)
-                    sys.exit(f"{name} does not answer: {log.read().decode()[-3000:]}")
+                    sys.exit(
+                        f"{name} gave no correct response within {START_SECONDS:.0f} s, or ended; "
+                        f"the end of its log is: {log.read().decode()[-3000:]}"
+                    )
                 time.sleep(0.01)
             yield Running(process, port, grpc_port, time.perf_counter() - began)
         finally:
@@ -153,10 +159,10 @@ def start(name: str, content: Content, *options: str) -> Iterator[Running]:
 
 
 def check(content: Content, payload: Payload, running: Running) -> int:
-    """Bytes of the answer to a request, which must be the right one."""
+    """Return the bytes of the response to a request; exit if the response is wrong."""
     answer = _grpc(running.grpc_port, payload) if payload.grpc else _answer(running.port, payload)
     if not is_right(content, answer):
-        sys.exit(f"a wrong answer to {payload.path}: {answer[:300]!r}")
+        sys.exit(f"the response to {payload.path} is wrong; it begins with {answer[:300]!r}")
     return len(answer) + (5 if payload.grpc else 0)
 
 
@@ -188,7 +194,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _family(process: int) -> list[int]:
-    """A process and all that descend from it."""
+    """Return the ids of a process and of all its descendants."""
     children = Path(f"/proc/{process}/task/{process}/children")
     found = [process]
     with contextlib.suppress(OSError):

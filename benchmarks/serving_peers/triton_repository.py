@@ -1,10 +1,10 @@
-"""Triton from nvidia-pytriton's wheel with an exported model repository, unchanged.
+"""Run Triton, from nvidia-pytriton's wheel, on an exported model repository without changes.
 
     python triton_repository.py MODELS HTTP_PORT GRPC_PORT
 
-The wheel lacks Triton's backend for ONNX Runtime, which config.pbtxt names, so that a backend of
-this name in Python takes its place; NVIDIA's image has the real one. Triton itself reads
-config.pbtxt, checks inputs and outputs, joins requests, and adds the labels.
+config.pbtxt names Triton's backend for ONNX Runtime. NVIDIA's image has this backend, but the wheel
+does not. A backend in Python with the same name replaces it. Triton itself reads config.pbtxt,
+checks inputs and outputs, combines requests into batches, and adds the labels.
 """
 
 import sys

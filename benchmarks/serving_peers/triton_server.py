@@ -1,7 +1,8 @@
-"""Triton from nvidia-pytriton's wheel: a Python-backend model over ONNX Runtime, two instances.
+"""Triton from nvidia-pytriton's wheel, with two instances of a model for its Python backend.
 
-Serves NAME (uint8 tensors) and NAME_image (encoded images). The wheel's server is used without
-pytriton itself; the model's process takes its packages from this environment.
+The model runs ONNX Runtime. It is served as NAME, which takes uint8 tensors, and as NAME_image,
+which takes encoded images. The server of the wheel is used without pytriton itself. The processes
+of the model import the packages of this environment.
 """
 
 import os
@@ -58,7 +59,7 @@ def output(name: str, kind: str, size: int) -> str:
 
 
 def write_models(root: Path, directory: Path) -> None:
-    """The two models' folders: what each takes and gives."""
+    """Write the directories of the two models, each with its code and its configuration."""
     from classifier import Classifier
 
     manifest = Classifier(directory).manifest

@@ -1,4 +1,4 @@
-"""The Triton server in nvidia-pytriton's wheel, without pytriton; its only backend is Python's."""
+"""Start the Triton server of nvidia-pytriton's wheel, which has only the Python backend."""
 
 import os
 import shutil
@@ -23,9 +23,9 @@ def start(
     Args:
         models: the model repository.
         scratch: an empty folder for the backends.
-        http_port: on 127.0.0.1.
-        grpc_port: on 127.0.0.1.
-        backends: name -> `model.py` of further backends, written in Python.
+        http_port: the port for HTTP on 127.0.0.1.
+        grpc_port: the port for gRPC on 127.0.0.1.
+        backends: name -> code of `model.py`, for additional backends in Python.
     """
     packages = Path(PACKAGES)
     server = packages / "pytriton" / "tritonserver"
@@ -53,7 +53,10 @@ def start(
 
 
 def _backends(server: Path, scratch: Path, further: Mapping[str, str]) -> Path:
-    """A copy of the wheel's backends with the stub of this interpreter, and further ones."""
+    """Copy the wheel's backends, add this interpreter's stub and further backends.
+
+    Return the directory of the copy.
+    """
     copy = scratch / "backends"
     shutil.copytree(server / "backends", copy)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -24,7 +24,11 @@ MEMORY_LIMIT = 2**29  # bytes; if the cached batches exceed it, they are written
 
 
 def generated_batches(shape: tuple[int, int, int], count: int = 256) -> Iterator[Batch]:
-    """Yield `count` unlabelled noise images of `shape` (H, W, C); every second one is coarse."""
+    """Yield batches of unlabelled noise images, which have `shape` (H, W, C).
+
+    The batches have `count` images in total. Every second image consists of blocks of 8x8 equal
+    pixels.
+    """
     random = np.random.default_rng(0)
     height, width, channels = shape
     for start in range(0, count, BATCH_SIZE):
@@ -39,8 +43,8 @@ def batches_of(data: Any, shape: tuple[int, int, int]) -> Iterator[Batch]:
     """Yield batches of an array [N, H, W, C], a tuple (images, classes), or an iterable of tuples.
 
     Raises:
-        ExportError: the images are not uint8 of the model's `shape` (H, W, C), or the classes are
-            not one number for each image.
+        ExportError: the images are not uint8, or do not have the model's `shape` (H, W, C), or the
+            classes are not an array with one number for each image.
     """
     if isinstance(data, np.ndarray):
         data = (data, None)
@@ -53,15 +57,19 @@ def batches_of(data: Any, shape: tuple[int, int, int]) -> Iterator[Batch]:
             )
         if labels is not None and labels.shape != images.shape[:1]:
             raise ExportError(
-                f"samples have true classes {list(labels.shape)} for {len(images)} images; give "
-                "each image the number of its class"
+                f"samples have true classes of shape {list(labels.shape)} for {len(images)} "
+                f"images; they must have the shape [{len(images)}], with the index of each "
+                "image's class"
             )
         yield images, labels
 
 
 def _sliced(images: Array, labels: Array | None) -> Iterator[Batch]:
     if labels is not None and len(labels) != len(images):
-        raise ExportError(f"samples have {len(images)} images and {len(labels)} true classes")
+        raise ExportError(
+            f"samples have {len(images)} images and {len(labels)} true classes; give one class "
+            "for each image"
+        )
     for start in range(0, len(images), BATCH_SIZE):
         rows = slice(start, start + BATCH_SIZE)
         yield images[rows], None if labels is None else labels[rows]
@@ -70,10 +78,10 @@ def _sliced(images: Array, labels: Array | None) -> Iterator[Batch]:
 def shuffled_split(splits: "Splits", split: str) -> Iterator[Batch]:
     """Yield the batches of a run's split in a fixed order that mixes the classes.
 
-    Without mixing, the first images of a folder, from which int8 formats take their ranges, would
-    all have the same class. The split is opened when the first batch is requested. Only the
-    requested images and a few batches after them are decoded, unless opening the split checks all
-    of its files.
+    Int8 formats take their ranges from the first images. Without mixing, the first images of a
+    folder would all have the same class. The split is opened when the first batch is requested.
+    Only the requested images and a few batches after them are decoded, unless opening the split
+    checks all of its files.
 
     Raises:
         ValueError: there is no such data set or split, or the split is empty.
@@ -120,8 +128,8 @@ class CachedBatches:
             self._end = self._file.tell()
         except OSError as error:
             raise ExportError(
-                "cannot keep the images that formats are compared on in "
-                f"{tempfile.gettempdir()}: {error.strerror}; set TMPDIR to a folder with more room"
+                f"cannot keep the images in a temporary file in {tempfile.gettempdir()}: "
+                f"{error.strerror}; set TMPDIR to a folder with more free space"
             ) from error
         return True
 
@@ -153,8 +161,10 @@ def first(batches: Iterable[Batch], count: int) -> Batch:
         read.append(batch)
         if _count(read) >= count:
             break
-    if count < 1 or not _count(read):
-        raise ExportError(f"{count} images for calibration; at least one is needed")
+    if count < 1:
+        raise ExportError(f"quantization.samples is {count}; it must be at least 1")
+    if not _count(read):
+        raise ExportError("there are no images from which int8 formats can take their ranges")
     images, labels = _joined(read)
     return images[:count], None if labels is None else labels[:count]
 

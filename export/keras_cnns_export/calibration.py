@@ -20,7 +20,7 @@ _MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 10.0
 
 
 def calibrate(graph: ServingGraph, batches: Iterable[Batch], split: str) -> Calibration:
-    """Fit a temperature on labelled images, for a graph that has the output `logits`.
+    """Fit a temperature on labelled images. The graph must have the output `logits`.
 
     Raises:
         ExportError: the images have no true classes, or there are no images.
@@ -28,7 +28,10 @@ def calibrate(graph: ServingGraph, batches: Iterable[Batch], split: str) -> Cali
     predict, logits, classes = graph.reference(), [], []
     for images, labels in batches:
         if labels is None:
-            raise ExportError("a temperature is fitted on labelled images, and these have none")
+            raise ExportError(
+                "a temperature can only be fitted on labelled images, and these images have no "
+                "labels"
+            )
         logits.append(predict(images)["logits"])
         classes.append(labels)
     if not logits:
@@ -43,10 +46,11 @@ def calibrate(graph: ServingGraph, batches: Iterable[Batch], split: str) -> Cali
 
 
 def fit_temperature(logits: Array, classes: Array) -> float:
-    """Return the temperature with the smallest cross-entropy, from 0.1 to 10.
+    """Return the temperature between 0.1 and 10 that minimizes the cross-entropy.
 
-    The cross-entropy is convex in 1/T. For one image, its derivative with respect to 1/T is the
-    mean of the logits, weighted by the probabilities, minus the logit of the true class.
+    The cross-entropy is convex in 1/T. For one image, the derivative of the cross-entropy with
+    respect to 1/T is the mean of the logits, weighted by the probabilities, minus the logit of the
+    true class.
 
     Args:
         logits: [N, K].

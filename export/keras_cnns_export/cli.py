@@ -53,8 +53,8 @@ def export(
         bool,
         typer.Option(
             "--no-golden",
-            help="Do not copy images of the validation split into the version; the server uses "
-            "them to check itself.",
+            help="Do not write golden.npy, a file with up to 8 images of the validation split. A "
+            "server checks the loaded version with these images.",
         ),
     ] = False,
     kserve: Annotated[
@@ -62,19 +62,25 @@ def export(
     ] = False,
     storage_uri: Annotated[
         str | None,
-        typer.Option(metavar="URI", help="The URI of models/NAME in the manifest."),
+        typer.Option(
+            metavar="URI",
+            help="The URI of models/NAME in the KServe manifest; this option implies --kserve.",
+        ),
     ] = None,
     int8_samples: Annotated[
         int,
         typer.Option(
-            min=1, help="The number of training images from which int8 formats take their ranges."
+            min=1,
+            help="The number of training images on which int8 formats measure the ranges of "
+            "tensors.",
         ),
     ] = Quantization.samples,
     int8_method: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="How int8 formats choose their ranges: minmax, entropy or percentile.",
+            help="The method by which int8 formats choose the ranges of tensors: minmax, entropy "
+            "or percentile.",
         ),
     ] = Quantization.method,
     labels: Annotated[
@@ -87,8 +93,9 @@ def export(
         str | None,
         typer.Option(
             metavar="MODE",
-            help="For a .keras file of keras.applications: the mode of its preprocess_input, "
-            "caffe, tf or torch, which the graph then computes.",
+            help="For a .keras file with a model of keras.applications: the mode of its "
+            "preprocess_input (caffe, tf or torch). The exported graph then includes this "
+            "preprocessing.",
         ),
     ] = None,
     opset: Annotated[
@@ -114,7 +121,10 @@ def export(
     is_file = source.suffix == ".keras"
     for option, value in (("--labels", labels), ("--preprocess-input", preprocess_input)):
         if value is not None and not is_file:
-            raise typer.BadParameter(f"{source} is no .keras file", param_hint=option)
+            raise typer.BadParameter(
+                f"{source} is no .keras file, and the option is only for .keras files",
+                param_hint=option,
+            )
     options = ExportOptions(
         labels=None if labels is None else _read_labels(labels),
         formats=names,
@@ -162,11 +172,12 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns export")
     """Publish a run or a .keras file as SavedModel and ONNX, after a comparison with Keras.
 
     Args:
-        arguments: the arguments without the program's name; by default those of the process.
+        arguments: the arguments without the program's name; by default, the arguments of the
+            process.
         program: the command's name in `--help` and errors.
 
     Returns:
-        The exit status: 0, 2 for bad usage, 1 for failed work.
+        The exit status: 0 after a publication, 1 if the export failed, 2 for bad usage.
     """
     from keras_cnns.cli import run
 
@@ -174,7 +185,7 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns export")
 
 
 def summary(version: Path) -> str:
-    """Return a summary of a published version: how each format agrees with Keras, and so on."""
+    """Return a summary of a published version, which begins with the agreement of each format."""
     # Imported here, since importing SciPy takes time.
     from keras_cnns.runs.selective import thresholds_in
 
@@ -195,8 +206,9 @@ def summary(version: Path) -> str:
     own = parity.get("own_precision")
     if own is not None:
         lines.append(
-            f"exported in float32; the model's own answers in {own['policy']} differ from it by up "
-            f"to {own['largest_difference']:.1e}, top-1 agreement {own['top_1_agreement']:.2%}"
+            f"exported in float32: the probabilities of the model itself, in {own['policy']}, "
+            f"differ from those in float32 by up to {own['largest_difference']:.1e}, top-1 "
+            f"agreement {own['top_1_agreement']:.2%}"
         )
     if metrics is not None:
         split, accuracy = metrics["split"], metrics["accuracy"]
@@ -225,7 +237,7 @@ def summary(version: Path) -> str:
 
 @contextlib.contextmanager
 def _usage(option: str) -> Iterator[None]:
-    """Report an ExportError as bad usage of an option."""
+    """Report an ExportError within the block as bad usage of an option."""
     try:
         yield
     except ExportError as error:

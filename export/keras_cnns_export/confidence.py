@@ -1,9 +1,9 @@
 """Thresholds for the highest probability of an image, for model.json's entry `confidence`.
 
-Programs can treat images below a threshold as unknown. The thresholds are measured during the
-comparison of the formats, on the probabilities of Keras in float32, after the division of the
-logits by the temperature if there is one. The probabilities of the float32 formats differ from
-these by at most 1e-4.
+Programs can treat an image as unknown if its highest probability is below a threshold. The
+thresholds are chosen during the comparison of the formats, from the probabilities of Keras in
+float32. If the export has a temperature, these probabilities already include it. The probabilities
+of the float32 formats differ from them by at most 1e-4.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from keras_cnns_export.batches import Array
 
 
 class ConfidenceRecorder:
-    """Record the highest probability of each image, and whether it belongs to the true class."""
+    """Record each image's highest probability, and whether the most probable class is correct."""
 
     def __init__(self) -> None:
         self._confidences: list[Array] = []

@@ -1,7 +1,7 @@
 """The content of model.json, which describes a version for the programs that serve it.
 
 Its entry `files` has the SHA-256 and the size of every other file, so model.json is written last.
-An entry without a value is null; for example, a model without labelled images has no metrics.
+An entry without a value is null. For example, `metrics` is null if the accuracy is unknown.
 """
 
 import dataclasses
@@ -37,21 +37,29 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing(recipes.Preprocessing):
-    """How an encoded image becomes uint8 [H, W, C], the graph's input; the graph normalises it."""
+    """The steps from an encoded image to the graph's input, uint8 [H, W, C].
+
+    The normalisation is not one of these steps, because the graph includes it.
+    """
 
     @classmethod
     def for_shape(cls, shape: tuple[int, int, int]) -> "Preprocessing":
-        """Return the preprocessing to `shape` (H, W, C) that crops as little as possible."""
+        """Return the preprocessing to images of `shape` (H, W, C) that crops the least."""
         height, width, channels = shape
         crop = height if height == width else (height, width)
         return cls(resize_shorter=max(height, width), crop=crop, channels=channels)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], shape: tuple[int, int, int]) -> "Preprocessing":
-        """Return the preprocessing to `shape` (H, W, C) from a dict with the keys of model.json.
+        """Create the preprocessing from a dict with the keys that model.json has.
+
+        Args:
+            values: key -> value.
+            shape: the (H, W, C) of the model's images.
 
         Raises:
-            ExportError: a key is unknown or missing, or the images would not have `shape`.
+            ExportError: a key is unknown or missing, a value is not supported, or the images would
+                not have `shape`.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         if set(values) != set(known):
@@ -65,18 +73,20 @@ class Preprocessing(recipes.Preprocessing):
         square = shape[0] if shape[0] == shape[1] else None
         if result.crop not in (shape[:2], square) or result.channels != shape[2]:
             raise ExportError(
-                f"preprocessing gives crop {result.crop} with {result.channels} channels, but the "
-                f"model takes images of {shape[0]}x{shape[1]} with {shape[2]}"
+                f"preprocessing has the crop {result.crop} with {result.channels} channels, but "
+                f"the model takes images of {shape[0]}x{shape[1]} with {shape[2]} channels"
             )
         if result.resize_shorter < smallest.resize_shorter:
             raise ExportError(
-                f"preprocessing's resize_shorter is {result.resize_shorter}; to cut {result.crop} "
-                f"from any image it must be at least {smallest.resize_shorter}"
+                f"preprocessing's resize_shorter is {result.resize_shorter}; it must be at least "
+                f"{smallest.resize_shorter}, so that every resized image contains the crop of "
+                f"{result.crop}"
             )
         if result.interpolation not in _INTERPOLATIONS or result.antialias is not True:
             raise ExportError(
-                f"preprocessing's interpolation must be one of {', '.join(_INTERPOLATIONS)}, with "
-                f"antialias; got {result.interpolation!r} with antialias={result.antialias}"
+                f"preprocessing has the interpolation {result.interpolation!r} with "
+                f"antialias={result.antialias}; it must be {' or '.join(_INTERPOLATIONS)} with "
+                "antialias=True"
             )
         return result
 
@@ -92,11 +102,12 @@ class Metrics:
 
 @dataclasses.dataclass(frozen=True)
 class FormatParity:
-    """One format compared with Keras over every image and class."""
+    """The differences between one format and Keras, over all images and classes."""
 
     largest_difference: float  # largest absolute difference of a probability
     mean_difference: float
-    # 0..1, the fraction of images with the most probable class of Keras, or a class tied with it
+    # 0..1, the fraction of the images for which the format predicts the class that Keras predicts,
+    # or a class to which Keras gives the same probability to within 1e-4
     top_1_agreement: float
     accuracy: float | None  # 0..1, top-1; None without true labels
     worst_sample: int = 0  # index of the image with the largest difference
@@ -106,14 +117,14 @@ class FormatParity:
 class OwnPrecision(FormatParity):
     """The predictions of a mixed-precision model, compared with those of its float32 copy."""
 
-    policy: str = ""  # Keras' name of the precision: "mixed_bfloat16"
+    policy: str = ""  # the name of the dtype policy in Keras, for example "mixed_bfloat16"
 
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
     """The comparison of every written format with Keras in float32."""
 
-    split: str  # "generated": images that were generated for the comparison
+    split: str  # the split of the images; "generated" if they were generated for the comparison
     samples: int
     formats: dict[str, FormatParity]
     own_precision: OwnPrecision | None = None  # None for a model that computes in float32
@@ -123,15 +134,17 @@ class Parity:
 class Pixels:
     """The comparison of the pixels that TensorFlow and Pillow get from encoded images."""
 
-    images: int  # number of generated images, which have odd sizes and every supported kind
-    within_one_level: float  # 0..1, the fraction of pixels that differ by at most 1 of 255
-    largest_difference: int  # levels of 255
+    # The number of generated images. They are of every supported kind, and their heights and widths
+    # are odd numbers.
+    images: int
+    within_one_level: float  # 0..1, the fraction of pixels that differ by at most 1 of 255 levels
+    largest_difference: int  # in levels, 0..255
     mean_difference: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
-    """The golden samples: images that a server runs at load, with Keras' probabilities in float32.
+    """The golden samples: images for a server's check, with Keras' probabilities in float32.
 
     The file is a NumPy array [N] without pickled objects, whose rows have the fields `image`, uint8
     [H, W, C], and `probabilities`, float32 [K]. Programs that do not know this key of model.json
@@ -140,7 +153,8 @@ class Golden:
 
     path: str  # relative to the version's directory
     images: int  # N, from 1 to 8
-    # format name -> largest difference from Keras' probabilities on these images, at export
+    # Format name -> the largest difference from Keras' probabilities on these images, measured at
+    # export.
     largest_difference: dict[str, float]
 
 
@@ -160,7 +174,9 @@ class Model:
     """The exported model."""
 
     architecture: str
-    parameters: int  # of the exported network: without auxiliary heads, with batch norm statistics
+    # The number of parameters of the exported network, including the statistics of batch
+    # normalization. Auxiliary heads count only if their outputs are exported.
+    parameters: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,12 +189,12 @@ class ModelJson:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocessing: Preprocessing
-    formats: dict[str, dict[str, Any]]  # path, engine, precision, milliseconds, ...
+    formats: dict[str, dict[str, Any]]  # format name -> path, engine, precision, ...
     metrics: Metrics | None
     parity: Parity
     calibration: Calibration | None = None
-    # Thresholds of the probabilities after temperature scaling; None without true classes. Programs
-    # that do not know this key ignore it.
+    # Thresholds of the highest probability, measured on the probabilities that the graph computes.
+    # None if the images have no true classes. Programs that do not know this key ignore it.
     confidence: "Confidence | None" = None
     # How far the pixels that TensorFlow and Pillow decode differ. None without a SavedModel,
     # because only a SavedModel decodes images itself.
@@ -186,7 +202,7 @@ class ModelJson:
     golden: Golden | None = None  # None if no golden samples were written
 
     def write(self, version: Path) -> None:
-        """Write `version`/model.json, with the checksums of all files in the directory so far."""
+        """Write `version`/model.json, with the checksums of all other files in the directory."""
         content = {
             "format": _FORMAT,
             **dataclasses.asdict(self),
@@ -198,25 +214,33 @@ class ModelJson:
 
 
 def check_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
-    """Return the labels if they are one line of text for each of the model's `classes`.
+    """Check the labels, and return them as a tuple.
+
+    Args:
+        labels: one line of text for each class.
+        classes: the number of classes.
 
     Raises:
-        ExportError: the number of labels is wrong, or a label is empty, has several lines or is
-            used for two classes.
+        ExportError: the number of labels is wrong, or a label is empty, begins or ends with white
+            space, has several lines or is used for two classes.
     """
-    if len(labels) != classes or isinstance(labels, str):
-        raise ExportError(f"{len(labels)} labels for a model of {classes} classes: give one each")
+    if isinstance(labels, str):
+        raise ExportError(f"labels must be a list of names, not the string {labels!r}")
+    if len(labels) != classes:
+        raise ExportError(
+            f"{len(labels)} labels for a model of {classes} classes; give one label for each class"
+        )
     indices: dict[str, int] = {}
     for index, label in enumerate(labels):
         if not isinstance(label, str) or label.splitlines() != [label] or label != label.strip():
             raise ExportError(
-                f"label {index} is {label!r}; a label must be one line of text, not empty and "
-                "without space around it"
+                f"label {index} is {label!r}; a label must be one line of text that is not empty "
+                "and does not begin or end with white space"
             )
         first = indices.setdefault(label, index)
         if first != index:
             raise ExportError(
-                f"labels {first} and {index} are both {label!r}; each class needs its own"
+                f"labels {first} and {index} are both {label!r}; each class needs a different label"
             )
     return tuple(labels)
 

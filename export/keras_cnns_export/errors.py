@@ -10,8 +10,9 @@ from typing import ParamSpec, TypeVar
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-# The disk is full, a quota or the maximum file size is reached, the file system is read-only,
-# permissions forbid writing, or the disk is broken. These errors affect every format.
+# Numbers of the errors that affect every format. In the order of the list: the disk is full, a
+# quota is reached, the file is too large, the file system is read-only, permissions forbid writing,
+# the disk is broken.
 DISK_ERRORS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 )
@@ -25,7 +26,7 @@ class ExportError(ValueError):
 
 
 class FormatError(ExportError):
-    """One format, named `format`, failed; the others can be published without it."""
+    """One format failed; `format` is its name. The other formats can be published without it."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(reason)
@@ -40,7 +41,7 @@ def check_names(kind: str, names: Collection[str], known: Collection[str]) -> No
     if unknown:
         raise ExportError(f"unknown {kind} {unknown[0]!r}; there are: {', '.join(known)}")
     if not names:
-        raise ExportError(f"no {kind} asked for; there are: {', '.join(known)}")
+        raise ExportError(f"no {kind} was given; there are: {', '.join(known)}")
 
 
 def in_one_line(error: BaseException) -> str:
@@ -72,8 +73,8 @@ def failures_of(name: str) -> Iterator[None]:
     """Convert every exception within the block to a `FormatError` for the format `name`.
 
     An OSError whose number is in `DISK_ERRORS` is not converted, because the format is not to blame
-    for a disk that is full or cannot be written. Every other OSError is converted, for example that
-    of a missing shared library.
+    for a disk that is full or cannot be written. Every other OSError is converted, for example one
+    about a missing shared library.
     """
     try:
         yield

@@ -72,9 +72,9 @@ def export(
         The version's path, `models/NAME/<version>`.
 
     Raises:
-        ExportError: an option is wrong, or a format disagrees with Keras or cannot be written, for
-            example because the disk is full. If another library raised an exception, it is the
-            `__cause__`. No version and no other file is left behind.
+        ExportError: an option is wrong, a format disagrees with Keras, or a format cannot be
+            written, for example because the disk is full. If another library raised the original
+            exception, `__cause__` contains it. No version and no other file is left behind.
         TypeError: `changes` has a keyword that is not an option.
     """
     return _export(model, to, (options or ExportOptions()).replace(changes))
@@ -201,7 +201,7 @@ def _batches(data: Any, graph: ServingGraph) -> Iterator[Batch]:
 def _calibrated_graph(
     model: Any, options: ExportOptions, validation: Any, split: str
 ) -> tuple[ServingGraph, Calibration | None]:
-    """Return the serving graph and the temperature that is folded into it, if one is requested."""
+    """Return the serving graph and its temperature scaling, which is None unless requested."""
     mode = options.preprocess_input
     if not options.calibrate:
         return serving_graph(model, options.outputs, preprocess_input=mode), None
@@ -215,7 +215,7 @@ def _calibrated_graph(
 def _source(graph: ServingGraph, options: ExportOptions, validation: Any, name: str) -> Source:
     @functools.cache
     def training_batch() -> Batch:
-        """Return the images on which all int8 formats are calibrated; they are read once."""
+        """Return the images on which all int8 formats are calibrated; read them only once."""
         data = validation if options.training_samples is None else options.training_samples
         return first(_batches(data, graph), options.quantization.samples)
 

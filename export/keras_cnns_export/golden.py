@@ -17,11 +17,13 @@ from keras_cnns_export.contract import GOLDEN, Golden
 
 _MAX_IMAGES = 8
 _MAX_BYTES = 2**20  # maximum size of the file, unless a single image is larger
-# The samples are chosen from the first images of the comparison, at most this number.
+# The samples are chosen from the first images of the comparison; this is their maximum number.
 _CANDIDATES = 64
-# The maximum memory for the candidates; larger images have fewer candidates.
+# The maximum memory for the candidates, in bytes. If images are large, there are fewer candidates.
 _MAX_CANDIDATE_BYTES = 2**26
-_ROBUST = 4  # a sample is robust if its margin is this multiple of the formats' differences
+# The margin of an image is the difference of its two highest probabilities. The image is robust if
+# its margin exceeds this multiple of the largest difference between a format and Keras.
+_ROBUST = 4
 
 
 class GoldenSamples:
@@ -41,7 +43,7 @@ class GoldenSamples:
         self._differences: list[dict[str, float]] = []  # for each candidate: format -> difference
 
     def add(self, images: Array, expected: Array, given: Mapping[str, Array]) -> None:
-        """Add a batch of candidates, unless there are enough already.
+        """Add images of a batch to the candidates until there are enough candidates.
 
         Args:
             images: uint8 [N, H, W, C].
@@ -65,7 +67,7 @@ class GoldenSamples:
         np.save(version / GOLDEN, np.stack([self._rows[index] for index in chosen]))
         formats = self._differences[0]
         largest = {name: max(self._differences[i][name] for i in chosen) for name in formats}
-        # By rounding, the difference of two probabilities can be slightly larger than 1.
+        # Because of rounding, the difference of two probabilities can be slightly larger than 1.
         limited = {name: min(value, 1.0) for name, value in largest.items()}
         return Golden(GOLDEN, len(chosen), limited)
 

@@ -30,17 +30,21 @@ from keras_cnns_export.network import (
 from keras_cnns_export.options import Quantization
 
 _INPUT = "images"
-_XLA = "_XlaMustCompile"  # TensorFlow's attribute of a function with jit_compile, true or false
-# Held by a thread while it traces, because the trace depends on the global
+# TensorFlow gives this attribute to a function with jit_compile; its value is that of jit_compile.
+_XLA = "_XlaMustCompile"
+# A thread holds this lock while it traces, because the trace depends on the global switch
 # `tf.config.run_functions_eagerly`.
 _TRACING = threading.RLock()
 
 
 @dataclasses.dataclass(frozen=True)
 class OwnAnswers:
-    """The predictions of a mixed-precision model itself; a float32 copy of it is exported."""
+    """The predictions of a mixed-precision model in its own precision.
 
-    policy: str  # Keras' name of its precision: "mixed_bfloat16"
+    The export uses a float32 copy of the model, whose predictions can differ from these.
+    """
+
+    policy: str  # the name of the dtype policy in Keras, for example "mixed_bfloat16"
     predict: Predict  # images uint8 [N, H, W, C] -> {"probabilities": float32 [N, K]}
 
 
@@ -52,7 +56,7 @@ class ServingGraph:
     function: Any  # tf.function: images uint8 [N, H, W, C] -> dict of named outputs
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    own: OwnAnswers | None = None  # for a mixed-precision model
+    own: OwnAnswers | None = None  # None if the model computes in float32
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -66,7 +70,7 @@ class ServingGraph:
         return int(self.network.output["probabilities"].shape[-1])
 
     def reference(self) -> Predict:
-        """Return a function that computes Keras' predictions, with which formats are compared.
+        """Return a function that computes the predictions of Keras for the comparison.
 
         The function raises ExportError if a prediction is NaN; the message names the first layer
         whose output is NaN.
@@ -142,7 +146,10 @@ def serving_graph(
 
 
 def export_by_keras(graph: ServingGraph, path: Path, format: str) -> None:  # noqa: A002
-    """Write `path` with `keras.Model.export`: `images` uint8 [N, H, W, C] -> named outputs."""
+    """Write the graph to `path` in a format of `keras.Model.export`.
+
+    The written function maps `images`, uint8 [N, H, W, C], to the named outputs.
+    """
 
     class Served(keras.Model):
         """A model that calls the graph.
@@ -167,7 +174,10 @@ def export_by_keras(graph: ServingGraph, path: Path, format: str) -> None:  # no
 
 @contextlib.contextmanager
 def _preserved_root_logger() -> Iterator[None]:
-    """Restore the root logger after the block: OpenVINO's converter makes it drop warnings."""
+    """Restore the root logger after the block, because OpenVINO's converter changes it.
+
+    Without this, the root logger would drop warnings after the conversion.
+    """
     root = logging.getLogger()
     level, filters, handlers = root.level, [*root.filters], [*root.handlers]
     try:
@@ -180,9 +190,9 @@ def _preserved_root_logger() -> Iterator[None]:
 def _own_answers(
     model: Any, preprocess_input: str | None, temperature: float | None
 ) -> OwnAnswers | None:
-    """Return what predicts in the own precision of a mixed-precision model.
+    """Return the predictions of a mixed-precision model in its own precision.
 
-    The export uses a float32 copy of such a model. Return None for a float32 model.
+    Return None if the model computes in float32.
     """
     policy = lower_precision(model)
     if policy is None:
@@ -228,8 +238,8 @@ def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
     global: while it is on, no other thread may trace or call a tf.function.
 
     Raises:
-        ExportError: a function cannot be inlined, because it was compiled and saved earlier, or
-            because it needs AutoGraph.
+        ExportError: a function cannot be inlined, because it was loaded from a file and XLA must
+            compile it, or because it needs AutoGraph.
     """
 
     def inlined(images: Any) -> Any:
@@ -240,10 +250,11 @@ def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
                 return call(images)
             except tf.errors.OperatorNotAllowedInGraphError as error:
                 raise ExportError(
-                    "a layer holds a function that XLA must compile (jit_compile=True; Keras' "
-                    "grouped convolutions do), and a layer's tf.function has an `if`, `while` or "
-                    "`for` on a tensor, which cannot be exported together: write it with "
-                    "keras.ops.cond, keras.ops.while_loop or keras.ops.where"
+                    "a layer has a function that XLA must compile (jit_compile=True, as in Keras' "
+                    "grouped convolutions), and a layer's tf.function has an `if`, `while` or "
+                    "`for` on a tensor; the export does not support both in one model: replace the "
+                    "`if`, `while` or `for` by keras.ops.cond, keras.ops.while_loop or "
+                    "keras.ops.where"
                 ) from error
             finally:
                 tf.config.run_functions_eagerly(before)
@@ -255,8 +266,9 @@ def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
         function = tf.function(inlined, input_signature=signature, autograph=False)
         if any(each.attr[_XLA].b for each in _library(function)):
             raise ExportError(
-                "a layer holds a loaded function that XLA must compile (jit_compile=True): "
-                "converters and TensorFlow Serving do not run it; save it without jit_compile"
+                "a layer has a loaded function that XLA must compile (jit_compile=True), which "
+                "converters and TensorFlow Serving do not support; save this function again "
+                "without jit_compile, and load it"
             )
     return function
 

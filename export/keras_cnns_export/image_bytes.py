@@ -21,7 +21,7 @@ from keras_cnns_export.contract import Preprocessing
 # the first or second segment.
 _MAX_SEGMENTS = 64
 _MAX_CHUNKS = 2**16  # maximum number of chunks in a PNG that are searched for EXIF data
-_HEADER_BYTES = 2**20  # number of bytes of a JPEG that are searched for segments
+_HEADER_BYTES = 2**20  # number of bytes at the start of a JPEG that are searched for segments
 _PNG = b"\x89PNG\r\n\x1a\n"
 # The start of a JPEG segment with EXIF data; None stands for a byte of the segment's length.
 _EXIF = (0xFF, 0xE1, None, None, *b"Exif\0\0")
@@ -29,8 +29,9 @@ _ADOBE = (0xFF, 0xEE, None, None, *b"Adobe")
 _START_OF_SCAN = (0xFF, 0xDA)
 # If the EXIF data have no orientation, Pillow applies the orientation of the XMP data.
 _TURNED_BY_XMP = r'tiff:Orientation(="|>)[2-8]'
-# The XMP data of a PNG may be compressed. Its EXIF data may be text, as old versions of ImageMagick
-# wrote them.
+# The graph does not read these data of a PNG, so it rejects the image if it finds no orientation
+# elsewhere: compressed XMP data, and EXIF or XMP data in a text chunk, as old versions of
+# ImageMagick wrote them.
 _UNREADABLE = r"XML:com\.adobe\.xmp\x00\x01|Raw profile type (exif|APP1|xmp)"
 
 
@@ -61,7 +62,8 @@ def _decode_jpeg(content: Any) -> Any:
     at = data.find_segment(_EXIF)
     _require(
         data.begins(at, _EXIF) | data.begins(at, _START_OF_SCAN),
-        "the JPEG is damaged, or its pixels begin too late to search for its orientation",
+        "the JPEG is damaged, or its headers are too long: its orientation is searched in the "
+        f"first {_MAX_SEGMENTS} segments and the first {_HEADER_BYTES:,} bytes",
     )
     orientation = _orientation_from(data, at)
     _require(
@@ -141,7 +143,10 @@ class _Bytes:
         return tf.reduce_all(self.at(index + offsets) == values)
 
     def find_segment(self, wanted: tuple[int | None, ...]) -> Any:
-        """Return the index of a JPEG's first segment of a kind, or where the search ended."""
+        """Return the index of the first segment of a JPEG that begins with `wanted`.
+
+        If no segment does, return the index at which the search ended.
+        """
 
         def goes_on(at: Any) -> Any:
             is_segment = (self.at(at) == 0xFF) & ~self.begins(at, _START_OF_SCAN)
@@ -157,7 +162,10 @@ class _Bytes:
         )[0]
 
     def find_chunk(self, name: bytes) -> Any:
-        """Return the index of a PNG's first chunk with a name, or where the search ended."""
+        """Return the index of the first chunk of a PNG with this name.
+
+        If there is none, return the index at which the search ended.
+        """
         return tf.while_loop(
             lambda at: (at < self._end) & ~self.begins(at + 4, tuple(name)),
             lambda at: (at + 12 + tf.maximum(self.number(at, 4), 0),),

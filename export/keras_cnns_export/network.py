@@ -36,12 +36,12 @@ _TOP_K = 5  # maximum number of classes in the output `top_k`
 
 
 def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
-    """Load a `.keras` file without its optimizer and loss, in Keras' safe mode unless `trust`.
+    """Load a `.keras` file without its optimizer and loss, in Keras' safe mode by default.
 
     Args:
         path: the file.
-        trust: run the Python code of the file's Lambda layers. Use it only for files that you
-            trust.
+        trust: leave the safe mode, and run the Python code of the file's Lambda layers. Use it only
+            for files that you trust.
 
     Raises:
         ExportError: the file is missing, is no `.keras` file, is damaged, or contains code and
@@ -51,7 +51,9 @@ def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
     if not path.is_file():
         raise ExportError(f"there is no file {path}")
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
-        raise ExportError(f"{path} is no .keras file, as model.save('{path.stem}.keras') writes it")
+        raise ExportError(
+            f"{path} is no .keras file; write one with model.save('{path.stem}.keras')"
+        )
     try:
         with deep_recursion():
             return keras.saving.load_model(path, compile=False, safe_mode=not trust)
@@ -59,8 +61,8 @@ def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
         reason = in_one_line(error)
         if not trust and ("safe_mode" in reason or "unsafe" in reason):
             raise ExportError(
-                f"{path} carries Python code, which would run when the file is loaded: if you "
-                "made the file yourself, give --trust, or trust=True in Python"
+                f"{path} contains Python code, which would run when the file is loaded; if you "
+                "created the file yourself, give --trust, or trust=True in Python"
             ) from error
         raise ExportError(f"cannot load {path}: {reason}") from error
 
@@ -95,7 +97,7 @@ def preprocessed(pixels: Any, mode: str | None) -> Any:
 def prepare(model: Any, preprocess_input: str | None = None) -> Any:
     """Return a functional model in float32: pixels 0..255 [N, H, W, C] -> {"main": [N, K], ...}.
 
-    The given model is not changed. If it needs no change for serving, the result shares its layers.
+    The given model is not changed. If its layers can be served as they are, the result shares them.
 
     Raises:
         ExportError: the model is no image classifier with a fixed input size, or has NaN weights.
@@ -110,7 +112,10 @@ def prepare(model: Any, preprocess_input: str | None = None) -> Any:
     if preprocess_input is not None:
         check_names("preprocess_input", [preprocess_input], PREPROCESS_INPUT)
         if checked.inputs[0].shape[3] != 3:
-            raise ExportError(f"preprocess_input={preprocess_input!r} is for RGB, 3 channels")
+            raise ExportError(
+                f"preprocess_input={preprocess_input!r} is only for RGB images, but {model.name} "
+                f"takes images with {checked.inputs[0].shape[3]} channels"
+            )
     if preprocess_input is None and all(map(_is_plain, checked.layers)):
         return checked
     with deep_recursion():
@@ -126,15 +131,16 @@ def as_functional(model: Any) -> Any:
     """
     if keras.backend.backend() != "tensorflow":
         raise ExportError(
-            f"Keras runs on {keras.backend.backend()}; export with KERAS_BACKEND=tensorflow: "
-            "a saved .keras file loads under any backend"
+            f"Keras runs on {keras.backend.backend()}, and the export needs TensorFlow: save the "
+            "model as a .keras file, which every backend loads, and export the file with "
+            "KERAS_BACKEND=tensorflow"
         )
     if not isinstance(model, keras.Model):
         raise ExportError(f"cannot export a {type(model).__name__}: give a keras.Model")
     try:
         inputs = model.inputs
         output = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
-    # Keras raises one or the other, depending on the kind of model.
+    # Which of these exceptions Keras raises depends on the kind of model.
     except (AttributeError, ValueError):
         inputs = output = None
     if not inputs or output is None:
@@ -151,13 +157,16 @@ def as_functional(model: Any) -> Any:
         )
     outputs = output if isinstance(output, dict) else {"main": output}
     if "main" not in outputs:
-        raise ExportError(f"{model.name} has the outputs {', '.join(output)}, but no 'main'")
-    # Empty for a list of outputs, which has no shape.
+        raise ExportError(
+            f"{model.name} has the outputs {', '.join(output)}, but no 'main', which must be the "
+            "probabilities"
+        )
+    # A list of outputs has no shape; `sizes` is then empty.
     sizes = list(getattr(outputs["main"], "shape", ()))
     if len(sizes) != 2 or not sizes[1]:
         raise ExportError(
             f"{model.name} gives {sizes or f'a {type(output).__name__}'}; it must give "
-            "probabilities [N, classes], or a dict of outputs with them as 'main'"
+            "probabilities [N, classes], or a dict with these probabilities under the key 'main'"
         )
     with deep_recursion():
         # This model shares the layers of `model`, and is not compiled.
@@ -165,7 +174,7 @@ def as_functional(model: Any) -> Any:
 
 
 def lower_precision(model: Any) -> str | None:
-    """Return the first dtype policy of a model's layers that is not float32, or None."""
+    """Return the dtype policy of the first layer whose policy is not float32, or None."""
     policies = (layer.dtype_policy.name for layer in flatten_layers(model))
     return next((each for each in policies if each != "float32"), None)
 
@@ -227,8 +236,8 @@ def _rebuilt(model: Any, preprocess_input: str | None) -> Any:
         keras.config.set_dtype_policy(policy)
     if not all(map(_is_plain, network.layers)):
         raise ExportError(
-            f"{model.name} cannot be rebuilt in float32: a layer sets the policy of those in it; "
-            "build the model in float32 and load the weights into it"
+            f"{model.name} cannot be rebuilt in float32: a layer sets the dtype policy of the "
+            "layers that it contains; build the model in float32 and load the weights into it"
         )
     return network
 
@@ -247,7 +256,8 @@ def _as_rescaling(normalization: Any) -> Any:
     """Return a Rescaling that computes the same as a Normalization layer.
 
     Raises:
-        ValueError: the layer was not adapted, or normalises along an axis other than the channels.
+        ValueError: the layer was not adapted, normalises along an axis other than the channels, or
+            inverts a normalization.
     """
     name = normalization.name
     statistics = [getattr(normalization, key, None) for key in ("mean", "variance")]
@@ -257,7 +267,10 @@ def _as_rescaling(normalization: Any) -> Any:
     deviation = (variance**0.5).clip(keras.backend.epsilon())
     scale, offset = (1 / deviation).ravel(), (-mean / deviation).ravel()
     if normalization.invert or scale.size not in (1, normalization.input.shape[-1]):
-        raise ValueError(f"{name} normalises by position; use a Rescaling")
+        raise ValueError(
+            f"{name} must normalise each channel, or all channels together, with invert=False; use "
+            "a Rescaling instead"
+        )
     return layers.Rescaling(scale.tolist(), offset=offset.tolist(), name=name)
 
 
@@ -281,15 +294,16 @@ def with_outputs(network: Any, outputs: Sequence[str], temperature: float | None
 
 
 class _ClassActivationMap(layers.Layer):
-    """The class activation map of the most probable class (Zhou et al. 2016, equation 2), unscaled.
+    """The class activation map of the most probable class (Zhou et al. 2016, equation 2).
 
-    The average pool is linear in the feature map. If the weights of the class are applied at every
-    position, the result therefore shows how much each position contributes to the logit: the mean
-    of the map is the logit, before its division by a temperature, minus its bias.
+    The values are not scaled to a fixed range. At each position of the feature map, the value is
+    the sum of the features, weighted by the classifier's weights for the class. It shows how much
+    the position contributes to the logit: because the average pool is linear, the mean of the map
+    is the logit minus the bias (before a division by the temperature).
 
-    In a network with one sigmoid unit, p = sigmoid(z), the second class has the weights of the
-    unit, and the mean of its map is z minus its bias. The first class has the negated weights, and
-    the mean of its map is the negated value, although its logit is 0.
+    A network with one sigmoid unit, p = sigmoid(z), has two classes. The map of the second class
+    uses the weights of the unit, and its mean is z minus the bias. The map of the first class uses
+    the negated weights, and its mean is the bias minus z, although the logit of this class is 0.
     """
 
     def __init__(self, classifier: Any, **kwargs: Any) -> None:
@@ -383,8 +397,8 @@ class _Heads:
             logits = source if isinstance(layer, layers.Activation) else _linear(layer, source)
         if logits is None:
             raise ExportError(
-                f"{self.name} ends in {layer.name}: logits and a temperature need a softmax "
-                "there, as Dense(K, activation='softmax')"
+                f"{self.name} ends in {layer.name}; logits and a temperature need a softmax at the "
+                "end, for example Dense(K, activation='softmax')"
             )
         return ops.concatenate([0 * logits, logits], axis=1) if self.is_one_unit else logits
 
@@ -392,9 +406,9 @@ class _Heads:
         layer, _ = _origin(self.main)
         if not _has_activation(layer, "sigmoid"):
             raise ExportError(
-                f"{self.name} gives [None, 1] from {layer.name}; one unit must have a "
-                "sigmoid, as Dense(1, activation='sigmoid'), and is served as two classes; more "
-                "classes need a softmax, as Dense(K, activation='softmax')"
+                f"{self.name} gives [None, 1], and its last layer, {layer.name}, has no sigmoid; "
+                "end the model with Dense(1, activation='sigmoid') for two classes, or with "
+                "Dense(K, activation='softmax') for K classes"
             )
 
     def _classifier(self) -> tuple[Any, Any]:

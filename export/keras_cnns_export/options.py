@@ -13,32 +13,34 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 @dataclasses.dataclass(frozen=True)
 class Quantization:
-    """The options with which an int8 format chooses the ranges of the activations."""
+    """The options that determine how int8 formats choose the ranges of the activations."""
 
-    samples: int = 256  # number of training images that are measured, at least 1
+    samples: int = 256  # number of training images on which the ranges are measured, at least 1
     method: str = "minmax"  # a key of METHODS in the format's module
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """The options of an export: its content, the images for the comparison, and the files to write.
+    """The options of `export` and `export_run`.
 
     Attributes:
-        labels: the names of the K classes in the order of the probabilities; by default the numbers
-            of the classes.
+        labels: the names of the K classes in the order of the probabilities; by default "0", "1"
+            and so on.
         preprocessing: how an encoded image becomes the model's input, with the keys of model.json
             ("resize_shorter", "crop", "interpolation", "antialias", "channels"); by default the
             shorter side is resized to the model's size and the centre is cropped.
         formats: names from `formats.FORMATS`.
         outputs: names from `network.OUTPUTS`; `probabilities` is always exported.
-        samples: a tuple of the name of a split and its images, on which the formats are compared.
-            The images are an array, uint8 [N, H, W, C], a tuple (images, true classes), or an
-            iterable of such tuples, which is read once. By default 256 images are generated, and
-            model.json has no accuracy.
-        training_samples: the images from which int8 formats take their ranges, in the same forms;
-            by default the images of `samples`.
+        samples: the images on which the formats are compared, as a tuple (name of the split,
+            images). The second item is an array, uint8 [N, H, W, C], or a tuple (array, true
+            classes), or an iterable of such tuples, which is read once. By default, the formats are
+            compared on 256 generated images, and model.json has no accuracy.
+        training_samples: the images from which int8 formats take their ranges: an array, a tuple or
+            an iterable, like the second item of `samples`. By default, they are the images of
+            `samples`.
         preprocess_input: the mode of `preprocess_input`, "caffe", "tf" or "torch", for a model of
-            keras.applications that takes preprocessed pixels; the graph then preprocesses them.
+            keras.applications that takes preprocessed pixels. The exported graph then includes the
+            preprocessing, and takes raw pixels.
         calibrate: fit a temperature on `samples`, which must have true classes, and fold it into
             the graph.
         report: write report.html into the version.

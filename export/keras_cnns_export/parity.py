@@ -1,10 +1,11 @@
 """The comparison before publication: every written format must make the predictions of Keras.
 
 A float32 format must agree with Keras in the most probable class, and in each probability to within
-`_TOLERANCE`. Two different classes also agree if they tie: if the probabilities that Keras gives
-them differ by at most `_TOLERANCE`. A format in lower precision must keep the fraction `_MIN_KEPT`
-of the float32 top-1 accuracy (MLPerf's rule for inference). Without labels, its most probable class
-must agree with that of Keras on this fraction of the images.
+`_TOLERANCE`. It may predict another class than Keras if the probabilities that Keras gives to the
+two classes differ by at most `_TOLERANCE`. The top-1 accuracy of a format in lower precision must
+be at least `_MIN_KEPT` times the accuracy of Keras in float32 (MLPerf's rule for inference). If the
+images have no labels, the format must predict the same class as Keras for at least the fraction
+`_MIN_KEPT` of the images.
 
 A mixed-precision model is exported in float32, and the formats are compared with Keras in float32.
 The difference from the model's predictions in its own precision is measured but not limited.
@@ -23,12 +24,14 @@ from keras_cnns_export.graph import OwnAnswers
 
 _TOLERANCE = 1e-4  # maximum difference of a probability; float32 formats differ by about 1e-6
 _MIN_KEPT = 0.99  # minimum fraction of the float32 accuracy
-_OTHER_TOLERANCE = 1e-3  # maximum difference of another output, as a fraction of its largest value
-_SUM_TOLERANCE = 1e-3  # maximum difference from 1 of the sum of an image's probabilities
+# Maximum difference of an output that is no probability. It is multiplied by the largest absolute
+# value of the output in the batch if this value is greater than 1.
+_OTHER_TOLERANCE = 1e-3
+_SUM_TOLERANCE = 1e-3  # maximum difference between 1 and the sum of an image's probabilities
 
 
 class _Tally:
-    """One format's differences from Keras over the images so far."""
+    """The differences between one format and Keras on the images that were added so far."""
 
     def __init__(self) -> None:
         self.images = self.correct = 0
@@ -40,7 +43,7 @@ class _Tally:
     def add(self, images: Array, reference: Array, given: Array, labels: Array | None) -> None:
         difference = np.abs(reference - given)
         per_image = difference.max(axis=1)
-        index = int(np.argmax(per_image))  # argmax returns the index of a NaN, if there is one
+        index = int(np.argmax(per_image))  # if there are NaNs, the index of the first NaN
         is_larger = not np.isnan(self.largest) and not per_image[index] <= self.largest
         if is_larger or not self.images:
             self.largest, self.worst = float(per_image[index]), self.images + index
@@ -76,8 +79,9 @@ def compare(
 ) -> tuple[Parity, Metrics | None, dict[str, Array]]:
     """Compare every format with Keras on every image, in one pass over the batches.
 
-    Return the result, the accuracy of Keras, and for each format the image, uint8 [H, W, C], with
-    the largest difference of a probability.
+    Return three values: the differences of all formats; the accuracy of Keras, or None without true
+    classes; and a dict from each format to the image, uint8 [H, W, C], on which a probability
+    differs most.
 
     Args:
         reference: Keras in float32.
@@ -86,8 +90,9 @@ def compare(
         split: the name of the images' split.
         precisions: format name -> precision, for the formats that are not in float32.
         own: the predictions of a mixed-precision model in its own precision.
-        observe: called for each batch with its images and true classes, the probabilities of
-            Keras, and format name -> probabilities.
+        observe: a function that is called for each batch. Its arguments are the batch (images and
+            true classes), the probabilities of Keras, and a dict from the name of each format to
+            its probabilities.
 
     Raises:
         FormatError: a format fails, or differs from Keras more than its precision allows.
@@ -141,20 +146,21 @@ def _check_probabilities(expected: Array, first: int) -> None:
     if not good.all():
         row = int(np.argmin(good))
         raise ExportError(
-            f"the model's output is no distribution: for image {first + row} it runs from "
-            f"{expected[row].min():.4g} to {expected[row].max():.4g} and sums to {sums[row]:.4g}; "
-            "end the model with a softmax"
+            f"the model's output is no probability distribution: for image {first + row}, its "
+            f"values range from {expected[row].min():.4g} to {expected[row].max():.4g}, and their "
+            f"sum is {sums[row]:.4g}; end the model with a softmax"
         )
 
 
 def _check_shapes(name: str, answers: Mapping[str, Array], given: Mapping[str, Array]) -> None:
     for output, expected in answers.items():
-        shape = list(given[output].shape) if output in given else "nothing"
+        shape = list(given[output].shape) if output in given else None
         if shape != list(expected.shape):
+            found = "does not give" if shape is None else f"gives the shape {shape} for"
             raise FormatError(
                 name,
-                f"{name} gives {output} {shape} for {len(expected)} images, "
-                f"Keras {list(expected.shape)}",
+                f"{name} {found} the output {output}; for {len(expected)} images, Keras gives the "
+                f"shape {list(expected.shape)}",
             )
 
 
@@ -170,8 +176,9 @@ def _check_other_outputs(
         if not difference[row] <= _OTHER_TOLERANCE * scale:
             raise FormatError(
                 name,
-                f"{name} does not give Keras' {output}: they differ by up to {difference[row]:.3g} "
-                f"of {scale:.3g}, worst for image {first + row} in {split!r}",
+                f"{name} does not give Keras' {output}: the values differ by up to "
+                f"{difference[row]:.3g} (at most {_OTHER_TOLERANCE * scale:.3g} is allowed), most "
+                f"for image {first + row} in {split!r}",
             )
 
 
@@ -182,17 +189,18 @@ def _check_agreement(name: str, tally: _Tally, split: str) -> None:
         raise FormatError(
             name,
             f"{name} does not give Keras' answers: probabilities differ by up to "
-            f"{result.largest_difference:.3g} (at most {_TOLERANCE:g} is allowed; mean "
-            f"{result.mean_difference:.3g}), worst for image {tally.worst} of {tally.images} "
-            f"in {split!r}; top-1 agreement {result.top_1_agreement:.2%}",
+            f"{result.largest_difference:.3g} (at most {_TOLERANCE:g} is allowed; the mean is "
+            f"{result.mean_difference:.3g}), most for image {tally.worst} of {tally.images} in "
+            f"{split!r}; the top-1 agreement is {result.top_1_agreement:.2%}",
         )
     if tally.disagreeing:
         index, expected, given = tally.disagreeing[0]
         raise FormatError(
             name,
             f"{name} does not give Keras' answers: for image {index} of {tally.images} in "
-            f"{split!r} Keras predicts class {expected} and {name} class {given}; top-1 agreement "
-            f"{result.top_1_agreement:.2%}, largest difference {result.largest_difference:.3g}",
+            f"{split!r}, Keras predicts class {expected} and {name} predicts class {given}; the "
+            f"top-1 agreement is {result.top_1_agreement:.2%}, and probabilities differ by up to "
+            f"{result.largest_difference:.3g}",
         )
 
 
@@ -210,7 +218,7 @@ def _check_accuracy(name: str, tally: _Tally, split: str, accuracy: float | None
             name,
             f"{name} loses too much: its {what} is {kept:.2%} on {tally.images} images of "
             f"{split!r}, and must be at least {minimum:.2%}; probabilities differ by up to "
-            f"{result.largest_difference:.3g}, worst for image {tally.worst}",
+            f"{result.largest_difference:.3g}, most for image {tally.worst}",
         )
 
 
@@ -219,22 +227,25 @@ def _check_finite(name: str, tally: _Tally, split: str) -> None:
         value = "NaN" if np.isnan(tally.largest) else "infinity"
         raise FormatError(
             name,
-            f"{name} answers {value}, and Keras does not, for image {tally.worst} of "
-            f"{tally.images} in {split!r}",
+            f"{name} answers {value} for image {tally.worst} of {tally.images} in {split!r}, and "
+            "Keras does not",
         )
 
 
 def _check_own_precision(policy: str, result: FormatParity) -> None:
     if np.isnan(result.largest_difference):
         raise ExportError(
-            f"the model answers NaN in its own precision, {policy}, and not in float32, for image "
-            f"{result.worst_sample}; export it with float32 layers"
+            f"for image {result.worst_sample}, the model answers NaN in its own precision, "
+            f"{policy}, but not in float32; build it with float32 layers and export it again"
         )
 
 
 @contextlib.contextmanager
 def _exact_float32() -> Iterator[None]:
-    """Multiply in full float32 on a GPU; the default, TF32, has errors of about 1e-3."""
+    """Within the block, multiply in full float32 on a GPU.
+
+    The default precision of TensorFlow there, TF32, has errors of about 1e-3.
+    """
     import tensorflow as tf
 
     before = tf.config.experimental.tensor_float_32_execution_enabled()

@@ -39,12 +39,13 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The results of the comparison that the report shows."""
+    """The results of the comparison, for the report."""
 
     figures: Pixels
     within_one_level: dict[str, float]  # kind -> 0..1
     levels: list[int]  # the number of pixels that differ by 0, 1, 2 ... levels
-    # The image with the largest differences: its kind, and both results.
+    # The image with the largest mean difference: its kind, the pixels that were compared with
+    # Pillow's, and Pillow's pixels.
     worst: tuple[str, Array, Array]
 
 
@@ -72,8 +73,9 @@ def check_pixels(preprocessing: Preprocessing) -> Comparison:
         raise FormatError(
             "saved_model",
             "saved_model: TensorFlow and Pillow read encoded images differently: "
-            f"{fraction:.3%} of the pixels agree to one level, and at least "
-            f"{MIN_WITHIN_ONE_LEVEL:.1%} must; the worst is a {comparison.worst[0]}",
+            f"{fraction:.3%} of the pixels agree to within one level, but at least "
+            f"{MIN_WITHIN_ONE_LEVEL:.1%} must; the image that differs most is a "
+            f"{comparison.worst[0]}",
         )
     return comparison
 
@@ -81,7 +83,13 @@ def check_pixels(preprocessing: Preprocessing) -> Comparison:
 def compare_pixels(
     decode: Callable[[list[bytes]], Array], preprocessing: Preprocessing, images: int = _IMAGES
 ) -> Comparison:
-    """Compare `decode`, encoded [N] -> uint8 [N, H, W, C], with Pillow on generated images."""
+    """Compare a decoder with Pillow on generated images.
+
+    Args:
+        decode: a function that decodes and preprocesses N encoded images to uint8 [N, H, W, C].
+        preprocessing: the preprocessing of `decode`, which is repeated with Pillow.
+        images: the number of images.
+    """
     encoded = list(generated_images(images))
     given = decode([content for _, content in encoded]).astype(int)
     expected = np.stack([read_by_pillow(content, preprocessing) for _, content in encoded])
@@ -103,7 +111,10 @@ def compare_pixels(
 
 
 def generated_images(count: int) -> Iterator[tuple[str, bytes]]:
-    """Yield kinds and encoded images: smooth colours with noise, of odd sizes up to 401 pixels."""
+    """Yield generated images, each as a tuple of its kind and its encoded bytes.
+
+    The images have smooth colours with noise. Their heights and widths are odd numbers up to 401.
+    """
     random = np.random.default_rng(0)
     for index in range(count):
         kind = list(KINDS)[index % len(KINDS)]

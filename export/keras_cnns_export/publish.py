@@ -32,13 +32,14 @@ def check_model_directory(to: str | os.PathLike[str]) -> Path:
     """Return `models/NAME` as a path, after checks of its name.
 
     Raises:
-        ExportError: NAME is no plain directory name, looks like a version, or is a file.
+        ExportError: NAME has forbidden characters, looks like a version, or is a file.
     """
     path = Path(to)
     if not _NAME.fullmatch(path.name):
         raise ExportError(
-            f"cannot export to {os.fspath(to)!r}: its last part names the model: letters, "
-            "digits, '.', '_' or '-', beginning with a letter or digit, as in models/digits"
+            f"cannot export to {os.fspath(to)!r}: its last part names the model, and must consist "
+            "of letters, digits, '.', '_' and '-' and begin with a letter or digit, as in "
+            "models/digits"
         )
     if path.name.isdigit():
         raise ExportError(
@@ -99,8 +100,8 @@ class Draft:
         """Flush every file, give the version the next free number, and return its path.
 
         Args:
-            beside: the names and texts of files beside the versions, which describe the highest
-                version. Each file is replaced atomically.
+            beside: file name -> text, for files that describe the highest version and lie beside
+                the versions. Each file is replaced atomically.
         """
         texts = self.path.parent / "beside"
         texts.mkdir()
@@ -121,8 +122,9 @@ class Draft:
             try:
                 self.path.rename(version)
             except OSError as error:
-                if error.errno not in _TAKEN:  # if it is, the number is in use: try the next one
+                if error.errno not in _TAKEN:
                     raise
+                # Another export has published this number: try the next one.
             else:
                 return version
 
@@ -147,7 +149,10 @@ class Draft:
 
 @contextlib.contextmanager
 def _exclusive(directory: Path) -> Iterator[None]:
-    """Allow one export at a time; the system drops the lock when its process ends."""
+    """Let only one process at a time run the block.
+
+    The system releases the lock when the process ends for any reason.
+    """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         _flock(descriptor)
@@ -157,7 +162,7 @@ def _exclusive(directory: Path) -> Iterator[None]:
 
 
 def _flock(descriptor: int, *, wait: bool = True) -> None:
-    """Lock an open file or directory; nothing is locked on Windows, which has no `flock`.
+    """Lock an open file or directory; do nothing on Windows, which has no `flock`.
 
     Raises:
         BlockingIOError: another process holds the lock and `wait` is False.
@@ -172,7 +177,8 @@ def _flock(descriptor: int, *, wait: bool = True) -> None:
 def sweep(model_directory: Path) -> None:
     """Remove the partial directories of exports that were killed; keep those of running exports.
 
-    Nothing is removed on Windows, which has no such locks, so that the two cannot be distinguished.
+    On Windows, nothing is removed: without `flock`, a killed export cannot be distinguished from a
+    running one.
     """
     try:
         import fcntl  # noqa: F401
@@ -187,11 +193,14 @@ def sweep(model_directory: Path) -> None:
 
 
 def _lock(partial: Path) -> int | None:
-    """Lock the lock file of `partial` and return its descriptor; None if another process has it."""
+    """Lock the lock file of `partial`, and return its descriptor.
+
+    Return None if another process holds the lock, or if the file was removed meanwhile.
+    """
     descriptor = os.open(partial / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _flock(descriptor, wait=False)
-        # If 0, the file was removed between `open` and `flock`.
+        # A link count of 0 means that the file was removed between `open` and `flock`.
         if os.fstat(descriptor).st_nlink > 0:
             return descriptor
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Write report.html, a self-contained page with a version's formats, compared with Keras."""
+"""Write report.html, a self-contained page with the comparison of a version with Keras."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_cnns.report import page
 from keras_cnns.report.selective_section import COLUMNS, threshold_row
-from keras_cnns_export.batches import Array
+from keras_cnns_export.batches import GENERATED, Array
 from keras_cnns_export.pixels import Comparison
 
 
@@ -68,6 +68,8 @@ def _measured(content: Mapping[str, Any]) -> str:
 
 
 def _images(measured: Mapping[str, Any]) -> str:
+    if measured["split"] == GENERATED:
+        return f"{measured['samples']:,} generated images"
     return f"{measured['samples']:,} images of {measured['split']}"
 
 
@@ -124,7 +126,7 @@ def _calibration(content: Mapping[str, Any]) -> Iterator[page.Section]:
     ]
     yield page.Section(
         "Temperature",
-        f"The logits are divided by a temperature fitted on {_images(calibration)}.",
+        f"The logits are divided by a temperature, which was fitted on {_images(calibration)}.",
         [page.Cards([("temperature", f"{calibration['temperature']:.4g}"), *errors])],
     )
 
@@ -136,8 +138,9 @@ def _thresholds(content: Mapping[str, Any]) -> Iterator[page.Section]:
     rows = [threshold_row(each) for each in confidence["thresholds"]]
     yield page.Section(
         "Thresholds",
-        f"Chosen and measured on {_images(confidence)}, on the probabilities that are served. "
-        "Below a threshold of the highest probability, a server can answer \u201cunknown\u201d.",
+        f"The thresholds were chosen and measured on {_images(confidence)}. If the highest "
+        "probability of an image is below a threshold, a server can answer "
+        "\u201cunknown\u201d.",
         [page.Table(COLUMNS, rows, numbers=len(COLUMNS) - 1)],
     )
 
@@ -157,10 +160,11 @@ def _pixels(pixels: Comparison) -> page.Section:
     )
     return page.Section(
         "Encoded images, decoded by TensorFlow and by Pillow",
-        f"{summary.images} images of odd sizes, preprocessed: {summary.within_one_level:.4%} of "
-        "the pixels agree to within 1 level of 255; the largest difference is "
-        f"{summary.largest_difference}, the mean {summary.mean_difference:.3f}. The image that "
-        f"differs most, a {kind}, is shown.",
+        f"Compared on {summary.images} generated images, whose heights and widths are odd numbers, "
+        f"after the preprocessing. {summary.within_one_level:.4%} of the pixels differ by at most "
+        f"1 of 255 levels. The largest difference is {summary.largest_difference} levels, and the "
+        f"mean is {summary.mean_difference:.3f}. The pictures show the image that differs most, a "
+        f"{kind}.",
         [
             page.Pictures([page.Picture(image, (caption,)) for image, caption in pictures]),
             page.Table(("difference in levels", "pixels"), levels, 1, "Differences of the pixels"),

@@ -19,7 +19,11 @@ _TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
 def server_files(
     content: ModelJson, labels: Sequence[str], storage_uri: str | None = None, *, kserve: bool
 ) -> dict[str, str]:
-    """Return file name -> text: Triton's files if there is a model.onnx, KServe's if `kserve`."""
+    """Return a dict from the names of the files to their texts.
+
+    The files of Triton are included if the version has a model.onnx, and the manifest of KServe is
+    included if `kserve` is true.
+    """
     files: dict[str, str] = {}
     if "onnx" in content.formats:
         files[LABELS] = "".join(f"{label}\n" for label in labels)

@@ -81,7 +81,7 @@ def test_runs_are_kept_and_summed_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "images", "message"),
     [
-        ("training.epochs=3", 10_000, "from fashion-googlenet it differs in training.epochs"),
+        ("training.epochs=3", 10_000, "it differs from fashion-googlenet in training.epochs"),
         ("training.epochs=10", 500, "was tested on 500 images; the test split has 10,000"),
     ],
 )

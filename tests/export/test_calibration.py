@@ -67,7 +67,7 @@ def test_a_graph_is_calibrated_and_its_error_shrinks(tiny: Any, split: Any) -> N
 def test_without_labels_there_is_nothing_to_fit(tiny: Any, split: Any) -> None:
     graph = serving_graph(tiny, ("logits",))
     for data, message in [
-        (split[0], "labelled images, and these have none"),
+        (split[0], "labelled images, and these images have no labels"),
         ((split[0][:0], split[1][:0]), "'test' has no images"),
     ]:
         with pytest.raises(ExportError, match=message):

@@ -51,7 +51,7 @@ def test_preprocessing_is_read(crop: Any) -> None:
         ({"crop": [32, 31]}, "the model takes images of 32x32"),
         ({"channels": 1}, "with 1 channels, but the model takes .* with 3"),
         ({"resize_shorter": 31}, "resize_shorter is 31; .* at least 32"),
-        ({"interpolation": "lanczos"}, "must be one of bilinear"),
+        ({"interpolation": "lanczos"}, "it must be bilinear"),
         ({"antialias": False}, "with antialias"),
     ],
 )
@@ -64,13 +64,13 @@ def test_preprocessing_that_would_not_fit_is_refused(change: dict[str, Any], mes
     ("labels", "message"),
     [
         (["a", "b"], "2 labels for a model of 3 classes"),
-        ("abc", "3 labels"),
+        ("abc", "a list of names, not the string 'abc'"),
         (["a", "b", ""], "label 2 is ''"),
         (["a", "b\nc", "d"], r"label 1 is 'b\\nc'"),
         (["a", "b\u2028c", "d"], "label 1"),  # str.splitlines() would split it
         ([" a", "b", "c"], "label 0 is ' a'"),
         (["a", "b", 3], "label 2 is 3"),
-        (["a", "b", "a"], "labels 0 and 2 are both 'a'; each class needs its own"),
+        (["a", "b", "a"], "labels 0 and 2 are both 'a'; each class needs a dif"),
     ],
 )
 def test_labels_that_a_reader_would_miscount_are_refused(labels: Any, message: str) -> None:

@@ -25,7 +25,7 @@ def test_known_names_pass() -> None:
     ("names", "message"),
     [
         (["onnx", "tflite"], "unknown format 'tflite'; there are: saved_model, onnx"),
-        ([], "no format asked for; there are: saved_model, onnx"),
+        ([], "no format was given; there are: saved_model, onnx"),
         ("onnx", "formats must be a list of names, as ('onnx',), not one string"),
     ],
 )

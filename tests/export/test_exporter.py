@@ -111,7 +111,7 @@ def test_a_wrong_argument_is_one_clear_error_and_leaves_nothing(
 def test_a_model_without_softmax_is_refused(
     tmp_path: Path, build_tiny: Callable[..., Any], labels: tuple[str, ...]
 ) -> None:
-    with pytest.raises(ExportError, match=r"no distribution.*end the model with a softmax"):
+    with pytest.raises(ExportError, match=r"no probability distribution.*end the model with"):
         export(build_tiny(head=layers.Dense(5)), tmp_path / "logits", labels=labels)
     assert list(tmp_path.iterdir()) == []
 
@@ -168,7 +168,7 @@ def test_a_mixed_precision_model_says_how_far_its_own_answers_are(
     assert own["accuracy"] == pytest.approx((answers.argmax(axis=1) == classes).mean())
     (line,) = (each for each in summary(version).splitlines() if "bfloat16" in each)
     assert line.startswith(
-        "exported in float32; the model's own answers in mixed_bfloat16 differ from it by up to "
+        "exported in float32: the probabilities of the model itself, in mixed_bfloat16, differ "
     )
     assert "computes in mixed_bfloat16" in (version / "report.html").read_text(encoding="utf-8")
 

@@ -75,7 +75,7 @@ def test_the_error_of_the_pixels_is_the_saved_models(
     monkeypatch.setattr(pixels, "MIN_WITHIN_ONE_LEVEL", 1.01)
     message = (
         "^saved_model: TensorFlow and Pillow read encoded images differently: .*%"
-        " of the pixels agree to one level, .*; leave it out with --formats onnx"
+        " of the pixels agree to within one level, .*; leave it out with --formats onnx"
     )
     with pytest.raises(ExportError, match=message):
         export(tiny, tmp_path / "tiny", formats=("saved_model", "onnx"))

@@ -96,7 +96,7 @@ class Subclass(keras.Model):
         (lambda build: build(head=heads(aux1=3)), "tiny has the outputs aux1, but no 'main'"),
         (
             lambda build: build(head=layers.Dense(1, name="top")),
-            r"tiny gives \[None, 1\] from top; one unit must have a sigmoid",
+            r"tiny gives \[None, 1\], and its last layer, top, has no sigmoid",
         ),
         (lambda build: build(head=lambda x: x[:, 0]), r"tiny gives \[None\]; it must give prob"),
         (lambda build: build(head=lambda x: [layers.Dense(3)(x)] * 2), "tiny gives a list"),

@@ -86,7 +86,7 @@ def test_a_net_of_keras_applications_is_published(
     ("shape", "mode", "message"),
     [
         ((8, 8, 3), "pytorch", "unknown preprocess_input 'pytorch'; there are: caffe, tf, torch"),
-        ((8, 8, 1), "caffe", "is for RGB, 3 channels"),
+        ((8, 8, 1), "caffe", "is only for RGB images"),
     ],
 )
 def test_other_preprocessing_is_refused(

@@ -38,7 +38,7 @@ def test_a_file_is_as_good_as_the_model(tiny: Any, split: Any, tmp_path: Path) -
 def test_code_in_a_file_is_run_only_if_trusted(tmp_path: Path) -> None:
     trap = tmp_path / "ran"
     path = saved(tmp_path / "lambda.keras", trap=str(trap))
-    with pytest.raises(ExportError, match=r"carries Python code.*give --trust, or trust=True"):
+    with pytest.raises(ExportError, match=r"contains Python code.*give --trust, or trust=True"):
         export(path, tmp_path / "models" / "lambda", formats=("onnx",))
     assert not trap.exists()
     assert not (tmp_path / "models").exists()

@@ -157,7 +157,7 @@ def test_plain_names_are_taken(name: str) -> None:
     [
         ("", "its last part names the model"),
         ("models/..", "its last part names the model"),
-        ("models/.hidden", "beginning with a letter or digit"),
+        ("models/.hidden", "begin with a letter or digit"),
         ("models/two words", "letters, digits"),
         ("models/digits/1", "'1' looks like a version"),
         (__file__, "a file of that name exists"),

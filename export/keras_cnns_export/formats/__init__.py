@@ -37,10 +37,10 @@ class Format:
     # The library that runs the format: "onnxruntime", "openvino", "tensorflow" or "litert".
     engine: str
     precision: str = "float32"  # or "bfloat16", "int8"; determines the permitted difference
-    # Formats that must be written before this one, which reads their files.
+    # The formats whose files this format reads; they are written before it.
     requires: tuple[str, ...] = ()
-    packages: tuple[str, ...] = ()  # import names of the packages that it needs from the extra
-    extra: str = ""  # the extra of this distribution that installs them
+    packages: tuple[str, ...] = ()  # import names of the optional packages that the format needs
+    extra: str = ""  # the extra of this distribution that installs these packages
 
 
 _openvino = functools.partial(Format, engine="openvino", packages=("openvino",), extra="openvino")
@@ -103,7 +103,9 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def leave_out(failed: str, names: Iterable[str]) -> str:
-    """Return a hint on how to export without a failed format; "" if all requested ones need it.
+    """Return a hint on how to export without a failed format.
+
+    Return "" if all requested formats need the failed one.
 
     Args:
         failed: the format's name.

@@ -43,7 +43,7 @@ def write(source: Source, version: Path) -> dict[str, Any]:
     simplify(model)
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "N"
-    del model.graph.value_info[:]  # in these shapes, tf2onnx gives the batch dimension other names
+    del model.graph.value_info[:]  # shapes in which the batch dimension has names other than "N"
     metadata = {
         "labels": json.dumps(list(source.labels), ensure_ascii=False),
         "preprocessing": json.dumps(dataclasses.asdict(source.preprocessing)),
@@ -93,13 +93,13 @@ def _check_external_data(path: Path) -> None:
             target = (directory / entry.value).resolve()
             if entry.key == "location" and not target.is_relative_to(directory):
                 raise ExportError(
-                    f"{path.name} takes {tensor.name} from {entry.value!r}, outside of its "
-                    "directory; external data must lie beside the file"
+                    f"{path.name} reads the weight {tensor.name} from {entry.value!r}, outside of "
+                    "its directory; external data must lie beside the file"
                 )
 
 
 def convert(graph: ServingGraph, opset: int) -> Any:
-    """Return the serving function as an onnx.ModelProto to which no pass was applied yet.
+    """Convert the serving function to an onnx.ModelProto, without the passes of `onnx_passes`.
 
     Raises:
         ExportError: tf2onnx has no rule for one of the operations.
@@ -112,7 +112,9 @@ def convert(graph: ServingGraph, opset: int) -> Any:
         signature = graph.function.input_signature
         model, _ = tf2onnx.convert.from_function(graph.function, signature, opset=opset)
     if errors:
-        raise ExportError(f"the network cannot become ONNX at opset {opset}: {'; '.join(errors)}")
+        raise ExportError(
+            f"the network cannot be converted to ONNX with opset {opset}: {'; '.join(errors)}"
+        )
     return model
 
 

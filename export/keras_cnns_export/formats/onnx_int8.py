@@ -1,12 +1,12 @@
-"""ONNX in int8: model.onnx quantized for ONNX Runtime, activations uint8, weights int8.
+"""ONNX in int8: model.onnx is quantized for ONNX Runtime, with uint8 activations and int8 weights.
 
 Activations must be uint8: on x86, ONNX Runtime has no kernel for int8 activations and runs such
-operations in float. Every tensor gets its range from images of the training split; weights have one
-scale per channel. The logits stay in float, so that a softmax keeps its resolution.
+operations in float. The ranges of activations are measured on images of the training split; weights
+have one scale per channel. The logits stay in float, so that the softmax keeps its resolution.
 
-If the int8 model loses too much accuracy on these images, the sensitivity of each node is measured:
-the error of a model in which only this node is int8. The most sensitive nodes then stay in float,
-as many as the accuracy requires.
+If the int8 model loses too much accuracy on these images, the sensitivity of each node is measured.
+It is the error of a model in which only this node is int8. The most sensitive nodes then stay in
+float, as many as the accuracy requires.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 _PATH = "model.int8.onnx"
 FILES = (_PATH,)
-# With "minmax", the range of a tensor covers all of its values. With "entropy", the range excludes
-# outliers, so that the KL divergence of the quantized values from the values is smallest. With
-# "percentile", the range covers 99.999 % of the values.
+# With "minmax", the range of a tensor covers all of its values. With "entropy", the range may
+# exclude outliers: it minimizes the KL divergence between the distributions of the values before
+# and after quantization. With "percentile", the range covers 99.999 % of the values.
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool")
 _OPERATIONS = ("Conv", "MatMul", "Gemm", "Add", "Concat", "Relu", *_POOLS)
-# Minimum fraction of the float accuracy that int8 must keep on the calibration images. For
-# publication, a loss that is twice as large is permitted.
+# The int8 accuracy on the calibration images must be at least this fraction of the float accuracy.
+# The comparison before publication permits twice this loss (0.99).
 _MIN_KEPT = 0.995
 _MAX_FLOAT = 0.25  # maximum fraction of nodes in float; with more, int8 gains little
 _PROBES = 64  # number of images on which a node's sensitivity is measured
@@ -74,7 +74,7 @@ def load(version: Path) -> Predict:
 
 
 class _Quantizer:
-    """Make int8 models with some nodes in float, from a float model and its tensors' ranges."""
+    """Create int8 models from a float model; some nodes can stay in float."""
 
     def __init__(self, path: Path, images: Array, source: Source, directory: Path) -> None:
         import onnx
@@ -84,8 +84,8 @@ class _Quantizer:
             from onnxruntime.quantization.calibrate import create_calibrator
         self.path, self.directory = path, directory
         nodes = onnx.load(path).graph.node
-        # Convolutions that sum squares for a local response normalization; the range of a sum of
-        # squares is too wide for int8.
+        # A convolution before a Sqrt sums squares for a local response normalization. It stays in
+        # float, because the range of a sum of squares is too wide for int8.
         roots = {node.input[0] for node in nodes if node.op_type == "Sqrt"}
         self.always_float = [
             node.name for node in nodes if node.op_type == "Conv" and node.output[0] in roots
@@ -102,7 +102,7 @@ class _Quantizer:
             providers=["CPUExecutionProvider"],
         )
         (name,) = (spec.name for spec in source.graph.inputs)
-        with contextlib.redirect_stdout(io.StringIO()):  # hides a line for each chunk
+        with contextlib.redirect_stdout(io.StringIO()):  # hides the line printed for each chunk
             for start in range(0, len(images), _CHUNK):
                 calibrator.collect_data(_Reader({name: images[start : start + _CHUNK]}))
             self.ranges = calibrator.compute_data()
@@ -134,17 +134,23 @@ class _Quantizer:
         quantizer.model.save_model_to_file(str(path), False)
 
     def predict(self, images: Array, **nodes: Sequence[str]) -> Array:
-        """Return the probabilities [N, K] of an int8 model; `nodes` as in `save`."""
+        """Return the probabilities [N, K] of an int8 model.
+
+        Args:
+            images: uint8 [N, H, W, C].
+            nodes: the arguments `only` and `exclude` of `save`.
+        """
         path = self.directory / "trial.onnx"
         self.save(path, **nodes)
         return _probabilities(float_onnx.load_file(path), images)
 
 
 def _sensitive_nodes(quantizer: _Quantizer, images: Array, labels: Array | None) -> list[str]:
-    """Return the nodes that must stay in float to keep `_MIN_KEPT` of the accuracy on the images.
+    """Return the nodes that must stay in float, so that int8 keeps `_MIN_KEPT` of the accuracy.
 
-    If a quarter of the nodes in float is not enough, return the most sensitive quarter. The
-    comparison on the validation split then decides whether the format is published.
+    Return at most the most sensitive quarter of the nodes (`_MAX_FLOAT`), even if the accuracy is
+    still too low. The comparison on the validation split then decides whether the format is
+    published.
     """
     expected = _probabilities(quantizer.reference, images)
     target = expected.argmax(axis=1) if labels is None else labels

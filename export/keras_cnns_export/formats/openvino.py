@@ -1,7 +1,7 @@
-"""OpenVINO IR: one file for float32 and bfloat16, written by Keras, and one for int8, by NNCF.
+"""OpenVINO IR: one file for float32 and bfloat16, written by Keras, and one for int8 from NNCF.
 
-On a CPU with bfloat16 instructions OpenVINO computes a float32 file in bfloat16 by default. Set
-INFERENCE_PRECISION_HINT to the precision that model.json names, as `load` does.
+On a CPU with bfloat16 instructions, OpenVINO computes a float32 file in bfloat16 by default. Set
+INFERENCE_PRECISION_HINT to the precision that model.json states, as `load` does.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def write(source: Source, version: Path) -> dict[str, Any]:
 def _versions_stated() -> Iterator[None]:
     """Give OpenVINO's converter the versions of Python and TensorFlow within the block.
 
-    The converter of OpenVINO 2026.4 determines them by `exec` with local names, which raises
-    NameError since Python 3.13 (PEP 667).
+    The converter of OpenVINO 2026.4 imports TensorFlow by one `exec` and deletes the name by
+    another one. Since Python 3.13, a name that `exec` defines in a function is lost after the call
+    (PEP 667), so that the second `exec` raises NameError.
     """
     if sys.version_info < (3, 13):
         yield
@@ -85,9 +86,10 @@ def has_bfloat16() -> bool:
 
 
 def write_int8(source: Source, version: Path) -> dict[str, Any]:
-    """Write `version`/openvino/model.int8.xml and .bin by NNCF; return the entry in model.json.
+    """Write `version`/openvino/model.int8.xml and .bin with NNCF; return the entry in model.json.
 
-    Activations are quantized asymmetrically ("mixed"), and biases are corrected for the error.
+    NNCF's preset MIXED quantizes activations asymmetrically. NNCF also corrects the biases for the
+    mean error of the quantization.
 
     Raises:
         ExportError: the method of calibration is unknown.
@@ -145,7 +147,7 @@ def load(version: Path, path: str = PATH, precision: str = "float32") -> Predict
 
 
 def load_bfloat16(version: Path) -> Predict:
-    """Load the float32 file, to be computed in bfloat16."""
+    """Load the float32 file so that OpenVINO computes it in bfloat16."""
     return load(version, PATH, "bfloat16")
 
 

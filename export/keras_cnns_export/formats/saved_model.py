@@ -2,13 +2,14 @@
 
 - `serving_default`: `images`, uint8 [N, H, W, C] -> the named outputs.
 - `serving_bytes`: `image_bytes`, string [N], JPEG or PNG -> the same outputs.
-- `classify`: `inputs`, tf.Example with the feature `image/encoded` -> `classes`, all labels, and
-  `scores`, both [N, K], as TensorFlow Serving requires for its Classify call.
+- `classify`: `inputs`, string [N], serialized tf.Examples with the feature `image/encoded` ->
+  `classes`, string [N, K], with all labels in each row, and `scores`, float32 [N, K]. TensorFlow
+  Serving requires these names and shapes for its Classify call.
 
 TensorFlow Serving runs the requests in `assets.extra/tf_serving_warmup_requests` when it loads a
-version, before it accepts other requests. The file is a TFRecord of PredictionLog messages. This
-module encodes the messages itself, by their field numbers, because the package with their classes,
-tensorflow-serving-api, would be a large requirement for four nested messages.
+version, before it accepts other requests. The file is a TFRecord of PredictionLog messages. Their
+Python classes are in the package tensorflow-serving-api, which would be a large requirement for
+four nested messages. This module therefore encodes the messages itself, by their field numbers.
 
 TensorFlow is imported inside the functions, as in the module of every format, so that the table of
 formats can be read without TensorFlow.
@@ -45,7 +46,7 @@ def write(source: Source, version: Path) -> dict[str, Any]:
     """Write the SavedModel and its warm-up requests into `version`; return model.json's entry.
 
     Raises:
-        OSError: a file cannot be written because of one of `DISK_ERRORS`.
+        OSError: a file cannot be written; the error number is one of `DISK_ERRORS`.
         tf.errors.OpError: TensorFlow failed for another reason.
     """
     import tensorflow as tf
@@ -69,7 +70,7 @@ def load(version: Path) -> Predict:
     signature = model.signatures["serving_default"]
 
     def predict(images: Array) -> Mapping[str, Array]:
-        model  # noqa: B018  the signature holds its variables weakly: keep the model alive
+        model  # noqa: B018  keeps the model alive, since the signature has only weak references
         return {name: value.numpy() for name, value in signature(tf.constant(images)).items()}
 
     return predict
@@ -77,10 +78,11 @@ def load(version: Path) -> Predict:
 
 @contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
-    """Convert TensorFlow's exceptions for one of `DISK_ERRORS` within the block to OSErrors.
+    """Within the block, convert an exception of TensorFlow to an OSError if the disk is the reason.
 
-    TensorFlow has no exception type for a full disk: a ResourceExhaustedError may also concern
-    memory. The message is searched instead, because it ends with the system's reason.
+    The reasons are those of `DISK_ERRORS`. TensorFlow has no exception type for a full disk: a
+    ResourceExhaustedError may also concern memory. The reason is therefore taken from the message,
+    which ends with the system's text for the error.
     """
     import tensorflow as tf
 
@@ -151,7 +153,14 @@ def _write_warmup(source: Source, version: Path) -> None:
 
 
 def _prediction_log(model: str, signature: str, name: str, tensor: bytes) -> bytes:
-    """Encode a PredictionLog of one PredictRequest with one input, a serialized TensorProto."""
+    """Encode a PredictionLog that contains one PredictRequest.
+
+    Args:
+        model: the model's name.
+        signature: the name of the signature.
+        name: the name of the request's single input.
+        tensor: the value of this input, as a serialized TensorProto.
+    """
     spec = field(_NAME, model.encode()) + field(_SIGNATURE_NAME, signature.encode())
     entry = field(_KEY, name.encode()) + field(_VALUE, tensor)
     request = field(_MODEL_SPEC, spec) + field(_INPUTS, entry)

@@ -16,7 +16,7 @@ class Graph:
         self.graph = model.graph
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self._outputs = {output.name for output in self.graph.output}
-        # A cache, which stays valid because a pass never changes the value of a name.
+        # This cache stays valid, because no pass lets a name stand for another value.
         self._sizes: dict[str, list[int]] = {}
 
     def producer(self, name: str) -> Any:
@@ -36,19 +36,22 @@ class Graph:
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
     def sizes(self, name: str) -> list[int]:
-        """Return a value's shape without the batch: 0 for an unknown size, [] for no shape."""
+        """Return a value's shape without the batch dimension.
+
+        An unknown size is 0. If the shape is unknown, return [].
+        """
         if name not in self._sizes:
             inferred = onnx.shape_inference.infer_shapes(self.model).graph
             self._sizes |= {
                 tensor.name: [size.dim_value for size in tensor.type.tensor_type.shape.dim][1:]
                 for tensor in (*inferred.value_info, *inferred.input)
             }
-        return self._sizes.setdefault(name, [])  # inferred once for each name
+        return self._sizes.setdefault(name, [])  # caches unknown shapes, too
 
     def variable_and_constants(self, node: Any) -> tuple[str | None, list[str]]:
         """Return a node's single non-constant input, and its constant inputs.
 
-        The former is None if the node has no non-constant input, or several.
+        The first item is None if the node has no non-constant input, or several.
         """
         variables = [name for name in node.input if name not in self.constants]
         constants = [name for name in node.input if name in self.constants]
@@ -82,7 +85,7 @@ class Graph:
 
 
 def attributes(node: Any) -> dict[str, Any]:
-    """Return attribute name -> value of a node."""
+    """Return a dict from the names of a node's attributes to their values."""
     return {each.name: helper.get_attribute_value(each) for each in node.attribute}
 
 

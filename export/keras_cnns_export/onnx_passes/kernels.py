@@ -60,7 +60,7 @@ def subsample_by_convolution(graph: Graph, node: Any) -> bool:
     if (
         pool["kernel_shape"] != [1, 1]
         or any(pool.get("pads", []))
-        or pads[[0, 2, 3, 4, 6, 7]].any()  # it also pads other axes than the channels
+        or pads[[0, 2, 3, 4, 6, 7]].any()  # the Pad affects other axes than the channels
         or not _pads_zeros(graph, node)
         or graph.only_consumer(before.output[0]) is not node
         or not sizes
@@ -78,9 +78,10 @@ def subsample_by_convolution(graph: Graph, node: Any) -> bool:
 def pad_in_pool(graph: Graph, node: Any) -> bool:
     """Replace a Pad of zeros before a MaxPool by the pool's own padding, which is minus infinity.
 
-    After a ReLU both paddings give the same result. Otherwise the zeros matter: where a window
-    reaches into the padding, the pass computes the maximum of the result and 0. The Pad cannot
-    stay, because ONNX Runtime's PadFusion (microsoft/onnxruntime#18136) ignores the difference.
+    After a ReLU, both paddings give the same result. Otherwise the zeros matter: for each window
+    that reaches into the padding, the new graph computes the maximum of the pool's result and 0.
+    The Pad cannot stay, because ONNX Runtime's PadFusion (microsoft/onnxruntime#18136) would remove
+    it as if both paddings were equal.
     """
     before = graph.producer(node.input[0]) if node.op_type == "MaxPool" else None
     pads = graph.value(before.input[1]) if before is not None and before.op_type == "Pad" else None
@@ -94,10 +95,11 @@ def pad_in_pool(graph: Graph, node: Any) -> bool:
         not (is_positive or (len(sizes) == 3 and all(sizes[1:])))
         or not _pads_zeros(graph, before)
         or any(pool.get("pads", []))
-        or pool.get("ceil_mode")  # then a window that begins in the padding would be dropped
+        or pool.get("ceil_mode")  # ONNX would drop a window that begins in the pool's padding
         or pool.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
         or around.min() < 0
-        # The size of the kernel twice, for the padding at the start and the padding at the end.
+        # `2 * [height, width]` is [height, width, height, width]: the size of the kernel along the
+        # axis of each padding in `around`.
         or (around >= 2 * pool["kernel_shape"]).any()
         or graph.only_consumer(before.output[0]) is not node
     ):

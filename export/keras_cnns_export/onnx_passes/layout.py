@@ -46,7 +46,7 @@ def transpose_first(graph: Graph, node: Any) -> bool:
 
 
 def flatten_channels_first(graph: Graph, node: Any) -> bool:
-    """Remove the Transpose before a flattened Dense input; reorder the kernel's rows instead."""
+    """Remove the Transpose before a Flatten and a Dense; reorder the kernel's rows instead."""
     flatten = graph.producer(node.input[0]) if node.op_type == "MatMul" else None
     kernel = graph.value(node.input[1]) if flatten is not None else None
     if flatten is None or flatten.op_type != "Reshape" or kernel is None or kernel.ndim != 2:
@@ -55,7 +55,8 @@ def flatten_channels_first(graph: Graph, node: Any) -> bool:
     if transpose is None or _permutation(transpose) != _TO_CHANNELS_LAST:
         return False
     sizes = graph.sizes(transpose.input[0])  # C, H, W
-    if np.prod(sizes) != len(kernel) or len(graph.sizes(flatten.output[0])) != 1:  # a matrix
+    # The flattened value must be a matrix: one dimension besides the batch dimension.
+    if np.prod(sizes) != len(kernel) or len(graph.sizes(flatten.output[0])) != 1:
         return False
     if graph.only_consumer(flatten.output[0]) is not node:
         return False

@@ -37,9 +37,10 @@ def fold_into_convolution(graph: Graph, node: Any) -> bool:
 def as_batch_normalization(graph: Graph, node: Any) -> bool:
     """Replace a channelwise Mul and Add by a BatchNormalization with mean 0 and variance 1.
 
-    The source must be known to have as many channels as the scale. With fewer channels, the Mul
-    broadcasts, as in a LayerNormalization, where gamma is multiplied by the reciprocal of the
-    standard deviation, [N, 1, H, W].
+    The source must be known to have as many channels as the scale. If it has fewer channels, the
+    Mul broadcasts it to the shape of the scale, which a BatchNormalization cannot do. This occurs
+    in a LayerNormalization, where the source is the reciprocal of the standard deviation, of shape
+    [N, 1, H, W], and the scale is gamma.
     """
     channelwise = _channelwise(graph, node) if node.op_type == "Mul" else None
     if channelwise is None or channelwise[1].size == 1:
@@ -88,8 +89,8 @@ def _affine(graph: Graph, node: Any) -> tuple[str, Any, Any] | None:
 def _channelwise(graph: Graph, node: Any) -> tuple[str, Any] | None:
     """Return the input of a Mul or Add and its constant [C] or [1], or None for another node.
 
-    The scaling of the graph's input, which follows its cast, is no normalization: None is returned
-    for it too.
+    Return None as well for the scaling of the graph's input, which follows the Cast of the input
+    and is no normalization.
     """
     if node.op_type not in ("Mul", "Add"):
         return None

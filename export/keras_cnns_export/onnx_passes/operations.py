@@ -1,6 +1,7 @@
-"""Rules for TensorFlow operations that tf2onnx cannot convert; importing this registers them.
+"""Rules for TensorFlow operations that tf2onnx cannot convert itself.
 
-`tf_op` is the extension point of tf2onnx. The rules apply to the whole process.
+An import of this module registers the rules with tf2onnx's decorator `tf_op`, for the whole
+process.
 """
 
 from typing import Any
