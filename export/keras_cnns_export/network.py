@@ -397,8 +397,9 @@ class _Heads:
             logits = source if isinstance(layer, layers.Activation) else _linear(layer, source)
         if logits is None:
             raise ExportError(
-                f"{self.name} ends in {layer.name}; logits and a temperature need a softmax at the "
-                "end, for example Dense(K, activation='softmax')"
+                f"{self.name} ends in {layer.name}; the output logits and a temperature are only "
+                "possible if the last layer has a softmax, for example "
+                "Dense(K, activation='softmax')"
             )
         return ops.concatenate([0 * logits, logits], axis=1) if self.is_one_unit else logits
 

@@ -60,7 +60,7 @@ _GOOGLENET: tuple[Rule, ...] = (
     (r"logits_aux(?P<number>\d)", "aux{number}.fc2"),
     (r"logits", "fc"),
 )
-# Number of filters of the convolution whose map an auxiliary head flattens.
+# Number of filters of an auxiliary head's convolution. The head flattens its output.
 _AUXILIARY_FILTERS = 128
 
 

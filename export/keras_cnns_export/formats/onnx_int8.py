@@ -36,7 +36,7 @@ METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool")
 _OPERATIONS = ("Conv", "MatMul", "Gemm", "Add", "Concat", "Relu", *_POOLS)
 # The int8 accuracy on the calibration images must be at least this fraction of the float accuracy.
-# The comparison before publication permits twice this loss (0.99).
+# The comparison before publication is less strict; it demands a fraction of 0.99.
 _MIN_KEPT = 0.995
 _MAX_FLOAT = 0.25  # maximum fraction of nodes in float; with more, int8 gains little
 _PROBES = 64  # number of images on which a node's sensitivity is measured
@@ -148,9 +148,9 @@ class _Quantizer:
 def _sensitive_nodes(quantizer: _Quantizer, images: Array, labels: Array | None) -> list[str]:
     """Return the nodes that must stay in float, so that int8 keeps `_MIN_KEPT` of the accuracy.
 
-    Return at most the most sensitive quarter of the nodes (`_MAX_FLOAT`), even if the accuracy is
-    still too low. The comparison on the validation split then decides whether the format is
-    published.
+    Return no more than a quarter of the nodes (`_MAX_FLOAT`), the most sensitive ones, even if the
+    accuracy is still too low. The comparison on the validation split then decides whether the
+    format is published.
     """
     expected = _probabilities(quantizer.reference, images)
     target = expected.argmax(axis=1) if labels is None else labels

@@ -278,7 +278,10 @@ def choose_format(
         fastest = min(fast, key=lambda each: each.milliseconds or 0.0)
         return fastest, f"the fastest format{among} that is accurate according to model.json"
     precise = min(usable, key=lambda f: (_PRECISIONS.index(f.precision), _ENGINES.index(f.engine)))
-    reason = f"the most precise format{among}: model.json has no time of an accurate format"
+    reason = (
+        f"the most precise format{among}, because model.json has no measured time of a format that "
+        "is accurate"
+    )
     return precise, reason
 
 

@@ -182,8 +182,9 @@ def choose_threads(
     all cores for a single request, and with one thread per request for concurrent requests, so it
     is loaded twice. Earlier choices are reused. A measurement counts only if the machine is calm
     before and after it. If the machine does not become calm within `CALM_SECONDS`, nothing is
-    measured: a single request gets all cores if the time of an image is at least `LONG`, the graph
-    is loaded twice in any case, and `Elastic` corrects the choice while serving.
+    measured. The graph is then loaded twice in any case. A single request gets all cores if the
+    time of an image is at least `LONG`, otherwise one core. `Elastic` corrects this choice while
+    serving.
 
     Args:
         open_engine: loads the network for a number of threads.

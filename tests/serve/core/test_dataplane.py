@@ -147,7 +147,7 @@ def predict(
         (
             predict(IMAGE + 126),
             errors.InvalidInputError,
-            "from 0 to 255 of shape [N, 8, 8, 1], not 256",
+            "from 0 to 255, of shape [N, 8, 8, 1], not 256",
         ),
         (predict(IMAGE - 131), errors.InvalidInputError, "not -1"),
         (predict(IMAGE / 255), errors.InvalidInputError, "not 0.5098"),

@@ -99,7 +99,7 @@ def test_an_engine_that_is_not_installed_is_passed_over_or_named(tmp_path: Path)
         choose_format(read, "tensorflow", "int8")
 
 
-PRECISE = "model.json has no time of an accurate format"
+PRECISE = "model.json has no measured time of a format that is accurate"
 
 
 @pytest.mark.parametrize(

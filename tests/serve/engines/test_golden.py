@@ -326,9 +326,9 @@ def _rows(**changes: Any) -> np.ndarray[Any, Any]:
     [
         (
             _rows(image=("u1", (8, 9, 1))),
-            r"an array of 1 to 8 samples .* uint8 \[8, 8, 1\]",
+            r"an array of 1 to 8 samples .*uint8 \[8, 8, 1\]",
         ),
-        (_rows(probabilities=("<f4", (11,))), r"probabilities, float32 \[10\]"),
+        (_rows(probabilities=("<f4", (11,))), r"probabilities \(float32 \[10\]"),
         (np.zeros(0, DTYPE), "an array of 1 to 8 samples"),
         (np.zeros(9, DTYPE), "an array of 1 to 8 samples"),
         (np.zeros((2, 2), DTYPE), "an array of 1 to 8 samples"),
@@ -371,7 +371,10 @@ def test_a_header_cannot_make_the_server_allocate_memory(
         ({"largest_difference": {}}, "golden.path is missing"),
         ({"path": "golden.npy"}, "golden.largest_difference is missing"),
         ({"path": "../golden.npy", "largest_difference": {}}, "is not inside the version's"),
-        ({"path": "other.npy", "largest_difference": {}}, "'other.npy', which files does not"),
+        (
+            {"path": "other.npy", "largest_difference": {}},
+            "'other.npy', which is not listed in files",
+        ),
         ({"path": "golden.npy", "largest_difference": {"onnx": -1}}, "must be from 0 to 1, not -1"),
         ({"path": "golden.npy", "largest_difference": {"onnx": True}}, "from 0 to 1, not True"),
     ],

@@ -63,7 +63,7 @@ def test_files_keep_their_order() -> None:
         (part("A: " + "b" * 10**6) + END, KIND, InvalidInputError, "header size exceeded"),
         (part(*["A: b"] * 10**5) + END, KIND, InvalidInputError, "header count exceeded"),
         (part(FILE) * (MAX_FILES + 1) + END, KIND, InputTooLargeError, "64 files, not 65"),
-        (part() * 10**5 + END, KIND, InputTooLargeError, f"can have {MAX_PARTS} fields"),
+        (part() * 10**5 + END, KIND, InputTooLargeError, f"can have at most {MAX_PARTS} fields"),
     ],
 )
 def test_what_is_wrong_is_reported(

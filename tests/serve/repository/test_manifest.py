@@ -109,7 +109,7 @@ def thresholds(**changes: Any) -> dict[str, Any]:
         (thresholds(coverage=None), "coverage must be a number from 0 to 1, not None"),
         (thresholds(accuracy="x" * 10_000), "accuracy must be a number from 0 to 1, not 'xxx"),
         (thresholds(min_accuracy=[1]), "min_accuracy must be a number from 0 to 1, not [1]"),
-        ({"confidence": {"thresholds": [THRESHOLD] * 2}}, "min_accuracy is 0.9 as in an earlier"),
+        ({"confidence": {"thresholds": [THRESHOLD] * 2}}, "min_accuracy is 0.9, as in an earlier"),
         ({"confidence": {"thresholds": [THRESHOLD] * 101}}, "has 101 entries; the maximum is 100"),
     ],
 )

@@ -133,8 +133,8 @@ def _checked(
     shape = checked_shape(sizes, dtype.itemsize, name)
     if datatype == "BYTES" and math.prod(shape) > MAX_IMAGES:
         raise InputTooLargeError(
-            f"{name} has {math.prod(shape):,} elements; a request can have {MAX_IMAGES:,} encoded "
-            "images; send several requests"
+            f"{name} has {math.prod(shape):,} elements; a request can have at most {MAX_IMAGES:,} "
+            "encoded images; send several requests"
         )
     return dtype, shape
 

@@ -106,8 +106,8 @@ class Arrivals:
                 )
             elif needed > 0 and since < now - min_seconds:
                 self.aborted[call] = QueueFullError(
-                    "the message was not complete at once, and other calls need its turn: only "
-                    f"{self.count} messages can arrive at the same time"
+                    "the message arrived too slowly while other calls were waiting to send theirs: "
+                    f"only {self.count} messages can arrive at the same time"
                 )
             else:
                 break

@@ -152,7 +152,11 @@ def test_nan(client: Client) -> None:
             400,
             "not 0.5; the graph itself normalises",
         ),
-        ({"json": {"inputs": [tensor(data=["a"] * 64)]}}, 400, "values of str; UINT8 must be int"),
+        (
+            {"json": {"inputs": [tensor(data=["a"] * 64)]}},
+            400,
+            "values of type str; values of the datatype UINT8 must have the type int",
+        ),
         ({"json": {"inputs": [tensor(data=[300] * 64)]}}, 400, "values outside the range of UINT8"),
         ({"json": {"inputs": [tensor(parameters=[])]}}, 400, "'parameters' of images must be"),
         ({"json": {"inputs": [tensor()], "id": 7}}, 400, "'id' of the request must be a string"),

@@ -167,7 +167,7 @@ def test_wrong_values(values: Any, datatype: str, shape: list[int], message: str
 @pytest.mark.parametrize(
     ("shape", "error", "message"),
     [
-        ([8_000_000], InputTooLargeError, "can have 1,024 encoded images"),
+        ([8_000_000], InputTooLargeError, "can have at most 1,024 encoded images"),
         ([5], InvalidInputError, "more than the 5 elements of its shape"),
     ],
 )

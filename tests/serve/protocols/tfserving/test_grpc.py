@@ -171,7 +171,7 @@ def test_the_image_of_the_context_is_copied_once(dataplane: Dataplane) -> None:
     )
     tracemalloc.start()
     try:
-        with pytest.raises(InputTooLargeError, match="can have 1,024 encoded images"):
+        with pytest.raises(InputTooLargeError, match="can have at most 1,024 encoded images"):
             asyncio.run(TensorFlowServingGrpc(dataplane, 2**30).classify(request, None))
         assert tracemalloc.get_traced_memory()[1] < 100 * 10**6
     finally:
