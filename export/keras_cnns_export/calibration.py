@@ -1,7 +1,7 @@
 """Temperature scaling (Guo et al. 2017) brings a model's confidence close to its accuracy.
 
 The logits are divided by one number T, chosen to maximize the likelihood of a split's true classes.
-The order of the classes, and with it the accuracy, does not change.
+The most probable class of an image stays the same, so the accuracy does not change.
 """
 
 from collections.abc import Iterable

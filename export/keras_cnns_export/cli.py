@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns export")
 
 
 def summary(version: Path) -> str:
-    """Return a summary of a published version, which begins with the agreement of each format."""
+    """Return a summary of a published version; its first lines compare the formats with Keras."""
     # Imported here, since importing SciPy takes time.
     from keras_cnns.runs.selective import thresholds_in
 

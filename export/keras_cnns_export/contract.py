@@ -44,7 +44,7 @@ class Preprocessing(recipes.Preprocessing):
 
     @classmethod
     def for_shape(cls, shape: tuple[int, int, int]) -> "Preprocessing":
-        """Return the preprocessing to images of `shape` (H, W, C) that crops the least."""
+        """Return the preprocessing that gives images of `shape` (H, W, C) and crops the least."""
         height, width, channels = shape
         crop = height if height == width else (height, width)
         return cls(resize_shorter=max(height, width), crop=crop, channels=channels)
@@ -146,9 +146,9 @@ class Pixels:
 class Golden:
     """The golden samples: images for a server's check, with Keras' probabilities in float32.
 
-    The file is a NumPy array [N] without pickled objects, whose rows have the fields `image`, uint8
-    [H, W, C], and `probabilities`, float32 [K]. Programs that do not know this key of model.json
-    ignore it.
+    The file is a NumPy array [N] without pickled objects. Each row has the fields `image`, uint8
+    [H, W, C], and `probabilities`, float32 [K]. Programs that do not know the key `golden` of
+    model.json ignore it.
     """
 
     path: str  # relative to the version's directory
@@ -196,8 +196,8 @@ class ModelJson:
     # Thresholds of the highest probability, measured on the probabilities that the graph computes.
     # None if the images have no true classes. Programs that do not know this key ignore it.
     confidence: "Confidence | None" = None
-    # How far the pixels that TensorFlow and Pillow decode differ. None without a SavedModel,
-    # because only a SavedModel decodes images itself.
+    # The differences between the pixels that TensorFlow and Pillow decode. None without a
+    # SavedModel, because only a SavedModel decodes images itself.
     pixels: Pixels | None = None
     golden: Golden | None = None  # None if no golden samples were written
 

@@ -90,9 +90,10 @@ def export_run(
     """Publish a run of `keras-cnns train`, after a comparison on its whole validation split.
 
     Labels, preprocessing, the architecture's name and the accuracy on the test split are read from
-    the run, unless the options specify them. int8 formats take their ranges from images of the
-    shuffled training split. The validation split is decoded once. Of the training split, only the
-    images that int8 formats need are decoded. Options, result and errors are those of `export`.
+    the run, unless the options specify them. int8 formats measure the ranges of activations on
+    images of the shuffled training split. The validation split is decoded once. Of the training
+    split, only the images that int8 formats need are decoded. Options, result and errors are those
+    of `export`.
 
     Raises:
         ExportError: the directory contains no finished run, or an error of `export` occurs.

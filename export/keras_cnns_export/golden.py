@@ -2,8 +2,8 @@
 
 A format that agrees with Keras on the exporting machine may disagree on the serving machine,
 because int8 kernels differ between CPUs. The server therefore predicts these images with the
-format, precision and threads that it is about to use, and compares the probabilities with those of
-Keras in float32.
+format, precision and number of threads that it is about to use, and compares the probabilities with
+those of Keras in float32.
 """
 
 from collections import Counter
@@ -17,12 +17,14 @@ from keras_cnns_export.contract import GOLDEN, Golden
 
 _MAX_IMAGES = 8
 _MAX_BYTES = 2**20  # maximum size of the file, unless a single image is larger
-# The samples are chosen from the first images of the comparison; this is their maximum number.
+# The samples are chosen from the candidates, which are the first images of the comparison. This is
+# the maximum number of candidates.
 _CANDIDATES = 64
 # The maximum memory for the candidates, in bytes. If images are large, there are fewer candidates.
 _MAX_CANDIDATE_BYTES = 2**26
 # The margin of an image is the difference of its two highest probabilities. The image is robust if
-# its margin exceeds this multiple of the largest difference between a format and Keras.
+# the margin is larger than `_ROBUST` times the largest difference between a probability of this
+# image in Keras and in a format.
 _ROBUST = 4
 
 

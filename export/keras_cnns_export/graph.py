@@ -30,7 +30,7 @@ from keras_cnns_export.network import (
 from keras_cnns_export.options import Quantization
 
 _INPUT = "images"
-# TensorFlow gives this attribute to a function with jit_compile; its value is that of jit_compile.
+# The attribute of a function in which TensorFlow stores the argument `jit_compile`, if given.
 _XLA = "_XlaMustCompile"
 # A thread holds this lock while it traces, because the trace depends on the global switch
 # `tf.config.run_functions_eagerly`.
@@ -234,8 +234,8 @@ def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
     function.
 
     `tf.config.run_functions_eagerly` makes TensorFlow inline the functions while a graph is traced.
-    The returned function sets this switch itself, because saving it traces it again. The switch is
-    global: while it is on, no other thread may trace or call a tf.function.
+    The returned function sets this switch itself, because the function is traced again when it is
+    saved. The switch is global: while it is on, no other thread may trace or call a tf.function.
 
     Raises:
         ExportError: a function cannot be inlined, because it was loaded from a file and XLA must

@@ -5,8 +5,9 @@ steps: decode, apply the EXIF orientation, drop transparency, keep the upper 8 o
 to grey or RGB, resize the shorter side (antialiased, with the same aspect ratio), crop the centre.
 After decoding, the pixels are preprocessed by the same code as in training.
 
-The operations read JPEG and PNG. They raise an error for files that TensorFlow would not decode as
-Pillow does: CMYK without Adobe's marker, and images whose orientation is not in plain EXIF data.
+The operations read JPEG and PNG. They raise an error for files that TensorFlow would decode
+differently from Pillow: CMYK without Adobe's marker, and images whose orientation is not in plain
+EXIF data.
 """
 
 from typing import Any
@@ -29,9 +30,9 @@ _ADOBE = (0xFF, 0xEE, None, None, *b"Adobe")
 _START_OF_SCAN = (0xFF, 0xDA)
 # If the EXIF data have no orientation, Pillow applies the orientation of the XMP data.
 _TURNED_BY_XMP = r'tiff:Orientation(="|>)[2-8]'
-# The graph does not read these data of a PNG, so it rejects the image if it finds no orientation
-# elsewhere: compressed XMP data, and EXIF or XMP data in a text chunk, as old versions of
-# ImageMagick wrote them.
+# The graph cannot read two kinds of data in a PNG: compressed XMP data, and EXIF or XMP data in a
+# text chunk, as old versions of ImageMagick wrote them. Since they may contain the orientation, the
+# graph rejects a PNG with such data unless it finds an orientation elsewhere.
 _UNREADABLE = r"XML:com\.adobe\.xmp\x00\x01|Raw profile type (exif|APP1|xmp)"
 
 
@@ -62,8 +63,8 @@ def _decode_jpeg(content: Any) -> Any:
     at = data.find_segment(_EXIF)
     _require(
         data.begins(at, _EXIF) | data.begins(at, _START_OF_SCAN),
-        "the JPEG is damaged, or its headers are too long: its orientation is searched in the "
-        f"first {_MAX_SEGMENTS} segments and the first {_HEADER_BYTES:,} bytes",
+        "the JPEG is damaged, or its headers are too long: the orientation can only be read from "
+        f"the first {_MAX_SEGMENTS} segments and the first {_HEADER_BYTES:,} bytes",
     )
     orientation = _orientation_from(data, at)
     _require(
@@ -78,7 +79,8 @@ def _decode_jpeg(content: Any) -> Any:
         ),
         "the JPEG is CMYK without Adobe's marker; convert it to RGB",
     )
-    # Pillow decodes with the transform INTEGER_ACCURATE; the default differs by up to 4 levels.
+    # Pillow uses the method INTEGER_ACCURATE. With TensorFlow's default method, the pixels would
+    # differ from Pillow's by up to 4 levels.
     image = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
     return set_upright(image, orientation)
 
@@ -143,7 +145,7 @@ class _Bytes:
         return tf.reduce_all(self.at(index + offsets) == values)
 
     def find_segment(self, wanted: tuple[int | None, ...]) -> Any:
-        """Return the index of the first segment of a JPEG that begins with `wanted`.
+        """Return the index of the first JPEG segment that begins with `wanted`.
 
         If no segment does, return the index at which the search ended.
         """
@@ -162,7 +164,7 @@ class _Bytes:
         )[0]
 
     def find_chunk(self, name: bytes) -> Any:
-        """Return the index of the first chunk of a PNG with this name.
+        """Return the index of the first PNG chunk that has this name.
 
         If there is none, return the index at which the search ended.
         """

@@ -40,11 +40,11 @@ def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
 
     Args:
         path: the file.
-        trust: leave the safe mode, and run the Python code of the file's Lambda layers. Use it only
-            for files that you trust.
+        trust: turn off the safe mode, and run the Python code of the file's Lambda layers. Use it
+            only for files that you trust.
 
     Raises:
-        ExportError: the file is missing, is no `.keras` file, is damaged, or contains code and
+        ExportError: the file is missing, damaged or no `.keras` file, or it contains code although
             `trust` is false.
     """
     path = Path(path)

@@ -16,7 +16,7 @@ class Quantization:
     """The options that determine how int8 formats choose the ranges of the activations."""
 
     samples: int = 256  # number of training images on which the ranges are measured, at least 1
-    method: str = "minmax"  # a key of METHODS in the format's module
+    method: str = "minmax"  # or "percentile"; onnx_int8 also has "entropy"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,18 +26,19 @@ class ExportOptions:
     Attributes:
         labels: the names of the K classes in the order of the probabilities; by default "0", "1"
             and so on.
-        preprocessing: how an encoded image becomes the model's input, with the keys of model.json
-            ("resize_shorter", "crop", "interpolation", "antialias", "channels"); by default the
-            shorter side is resized to the model's size and the centre is cropped.
+        preprocessing: a dict that describes how an encoded image becomes the model's input. Its
+            keys are those of model.json ("resize_shorter", "crop", "interpolation", "antialias",
+            "channels"). By default, the shorter side is resized to the model's size, and the centre
+            is cropped.
         formats: names from `formats.FORMATS`.
         outputs: names from `network.OUTPUTS`; `probabilities` is always exported.
         samples: the images on which the formats are compared, as a tuple (name of the split,
             images). The second item is an array, uint8 [N, H, W, C], or a tuple (array, true
             classes), or an iterable of such tuples, which is read once. By default, the formats are
             compared on 256 generated images, and model.json has no accuracy.
-        training_samples: the images from which int8 formats take their ranges: an array, a tuple or
-            an iterable, like the second item of `samples`. By default, they are the images of
-            `samples`.
+        training_samples: the images on which int8 formats measure the ranges of activations: an
+            array, a tuple or an iterable, like the second item of `samples`. By default, they are
+            the images of `samples`.
         preprocess_input: the mode of `preprocess_input`, "caffe", "tf" or "torch", for a model of
             keras.applications that takes preprocessed pixels. The exported graph then includes the
             preprocessing, and takes raw pixels.
@@ -45,7 +46,7 @@ class ExportOptions:
             the graph.
         report: write report.html into the version.
         golden: write golden.npy into the version: up to 8 of the images on which the formats are
-            compared, with the probabilities of Keras. The server checks itself with them.
+            compared, with the probabilities of Keras. A server checks the loaded version with them.
         kserve: write a KServe InferenceService manifest beside the versions.
         storage_uri: the URI of the model's directory in the manifest; by default
             `pvc://models/NAME`.
@@ -53,7 +54,7 @@ class ExportOptions:
         architecture: the network's name in model.json; by default the Keras model's name.
         metrics: the model's accuracy in model.json; by default its accuracy on `samples`.
         opset: the version of ONNX's operator set, from 13 to 18.
-        quantization: how int8 formats choose their ranges.
+        quantization: how int8 formats choose the ranges of activations.
     """
 
     labels: Sequence[str] | None = None

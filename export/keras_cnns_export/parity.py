@@ -8,7 +8,8 @@ images have no labels, the format must predict the same class as Keras for at le
 `_MIN_KEPT` of the images.
 
 A mixed-precision model is exported in float32, and the formats are compared with Keras in float32.
-The difference from the model's predictions in its own precision is measured but not limited.
+The difference between Keras in float32 and the model in its own precision is measured but not
+limited.
 """
 
 import contextlib
@@ -23,9 +24,10 @@ from keras_cnns_export.errors import ExportError, FormatError, failures_of
 from keras_cnns_export.graph import OwnAnswers
 
 _TOLERANCE = 1e-4  # maximum difference of a probability; float32 formats differ by about 1e-6
-_MIN_KEPT = 0.99  # minimum fraction of the float32 accuracy
-# Maximum difference of an output that is no probability. It is multiplied by the largest absolute
-# value of the output in the batch if this value is greater than 1.
+# A format in lower precision must keep at least this fraction of the float32 accuracy.
+_MIN_KEPT = 0.99
+# Maximum difference of the other outputs, such as logits. If the largest absolute value of an
+# output in the batch is greater than 1, the maximum difference is multiplied by this value.
 _OTHER_TOLERANCE = 1e-3
 _SUM_TOLERANCE = 1e-3  # maximum difference between 1 and the sum of an image's probabilities
 
@@ -244,7 +246,7 @@ def _check_own_precision(policy: str, result: FormatParity) -> None:
 def _exact_float32() -> Iterator[None]:
     """Within the block, multiply in full float32 on a GPU.
 
-    The default precision of TensorFlow there, TF32, has errors of about 1e-3.
+    By default, TensorFlow multiplies in TF32 on a GPU, with errors of about 1e-3.
     """
     import tensorflow as tf
 

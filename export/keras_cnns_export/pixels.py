@@ -19,7 +19,7 @@ from keras_cnns_export.contract import Pixels, Preprocessing
 from keras_cnns_export.errors import FormatError, failures_of
 
 _IMAGES = 200
-MIN_WITHIN_ONE_LEVEL = 0.999  # minimum fraction of the pixels
+MIN_WITHIN_ONE_LEVEL = 0.999  # minimum fraction of the pixels that must agree to within one level
 # kind of image -> Pillow's mode, and the arguments of Pillow's `save`.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "JPEG": ("RGB", {"format": "JPEG", "quality": 90}),

@@ -84,7 +84,7 @@ class Draft:
         return self
 
     def _open(self) -> None:
-        """Create and lock the partial directory; retry with a new name if a sweep removed it."""
+        """Create and lock the partial directory; retry if another export removes it."""
         while True:
             self.model_directory.mkdir(parents=True, exist_ok=True)
             try:

@@ -160,11 +160,11 @@ def _pixels(pixels: Comparison) -> page.Section:
     )
     return page.Section(
         "Encoded images, decoded by TensorFlow and by Pillow",
-        f"Compared on {summary.images} generated images, whose heights and widths are odd numbers, "
-        f"after the preprocessing. {summary.within_one_level:.4%} of the pixels differ by at most "
-        f"1 of 255 levels. The largest difference is {summary.largest_difference} levels, and the "
-        f"mean is {summary.mean_difference:.3f}. The pictures show the image that differs most, a "
-        f"{kind}.",
+        f"{summary.images} generated images, whose heights and widths are odd numbers, were "
+        f"decoded and preprocessed. {summary.within_one_level:.4%} of the resulting pixels differ "
+        f"by at most 1 of 255 levels. The largest difference is {summary.largest_difference} "
+        f"levels, and the mean is {summary.mean_difference:.3f}. The pictures show the image that "
+        f"differs most, a {kind}.",
         [
             page.Pictures([page.Picture(image, (caption,)) for image, caption in pictures]),
             page.Table(("difference in levels", "pixels"), levels, 1, "Differences of the pixels"),

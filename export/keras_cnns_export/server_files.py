@@ -1,4 +1,4 @@
-"""The files that Triton and KServe read, beside a model's versions: config.pbtxt and a manifest."""
+"""The files beside a model's versions: config.pbtxt and labels for Triton, a KServe manifest."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from keras_cnns_export.contract import LABELS, ModelJson, TensorSpec
 _CONFIG = "config.pbtxt"
 _MANIFEST = "inference-service.yaml"
 _MAX_BATCH_SIZE = 64  # maximum number of images that Triton combines into one call
-_QUEUE_DELAY = 1000  # maximum microseconds for which the first image of a batch waits for others
+_QUEUE_DELAY = 1000  # maximum time in microseconds that the first image of a batch waits for others
 _MAX_NAME = 63  # maximum number of characters of a DNS label (RFC 1035)
 _TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
 

@@ -4,9 +4,9 @@ Activations must be uint8: on x86, ONNX Runtime has no kernel for int8 activatio
 operations in float. The ranges of activations are measured on images of the training split; weights
 have one scale per channel. The logits stay in float, so that the softmax keeps its resolution.
 
-If the int8 model loses too much accuracy on these images, the sensitivity of each node is measured.
-It is the error of a model in which only this node is int8. The most sensitive nodes then stay in
-float, as many as the accuracy requires.
+If the int8 model loses too much accuracy on the calibration images, the sensitivity of each node is
+measured. The sensitivity of a node is the error of a model in which only this node is int8. The
+most sensitive nodes then stay in float, as many as the accuracy requires.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OPERATIONS = ("Conv", "MatMul", "Gemm", "Add", "Concat", "Relu", *_POOLS)
 _MIN_KEPT = 0.995
 _MAX_FLOAT = 0.25  # maximum fraction of nodes in float; with more, int8 gains little
 _PROBES = 64  # number of images on which a node's sensitivity is measured
-_CHUNK = 8  # number of images; calibration holds all activations of a chunk in memory
+_CHUNK = 8  # images per chunk; calibration holds all activations of one chunk in memory
 
 
 def write(source: Source, version: Path) -> dict[str, Any]:
@@ -146,10 +146,10 @@ class _Quantizer:
 
 
 def _sensitive_nodes(quantizer: _Quantizer, images: Array, labels: Array | None) -> list[str]:
-    """Return the nodes that must stay in float, so that int8 keeps `_MIN_KEPT` of the accuracy.
+    """Return the nodes that stay in float to keep at least `_MIN_KEPT` of the float accuracy.
 
-    Return no more than a quarter of the nodes (`_MAX_FLOAT`), the most sensitive ones, even if the
-    accuracy is still too low. The comparison on the validation split then decides whether the
+    These are the most sensitive nodes, but at most a quarter of all nodes (`_MAX_FLOAT`). If the
+    accuracy is then still too low, the comparison on the validation split decides whether the
     format is published.
     """
     expected = _probabilities(quantizer.reference, images)

@@ -26,7 +26,8 @@ _INT8_PATH = "openvino/model.int8.xml"
 FILES = (PATH, "openvino/model.bin")
 INT8_FILES = (_INT8_PATH, "openvino/model.int8.bin")
 # The range of an activation is the mean of its ranges for single images. For one image, the range
-# covers all values ("minmax"), or extends from the 0.01 % quantile to the 99.99 % quantile.
+# covers all values ("minmax"), or extends from the 0.01 % quantile to the 99.99 % quantile
+# ("percentile").
 _METHODS = {"minmax": "MEAN_MINMAX", "percentile": "MEAN_QUANTILE"}
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -45,9 +46,9 @@ def write(source: Source, version: Path) -> dict[str, Any]:
 def _versions_stated() -> Iterator[None]:
     """Give OpenVINO's converter the versions of Python and TensorFlow within the block.
 
-    The converter of OpenVINO 2026.4 imports TensorFlow by one `exec` and deletes the name by
-    another one. Since Python 3.13, a name that `exec` defines in a function is lost after the call
-    (PEP 667), so that the second `exec` raises NameError.
+    To determine these versions, the converter of OpenVINO 2026.4 imports TensorFlow by one `exec`
+    and deletes the imported name by a second `exec`. Since Python 3.13, a name that `exec` defines
+    in a function is lost after the call (PEP 667). Therefore, the second `exec` raises NameError.
     """
     if sys.version_info < (3, 13):
         yield

@@ -97,7 +97,7 @@ def disk_errors() -> Iterator[None]:
 
 
 def _signatures(source: Source) -> dict[str, Any]:
-    """Return the functions of the SavedModel by the names of their signatures."""
+    """Return a dict from the name of each signature to its function."""
     import tensorflow as tf
 
     from keras_cnns_export.image_bytes import decode_batch

@@ -16,7 +16,7 @@ class Graph:
         self.graph = model.graph
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self._outputs = {output.name for output in self.graph.output}
-        # This cache stays valid, because no pass lets a name stand for another value.
+        # This cache of shapes stays valid, because no pass changes the shape of a named value.
         self._sizes: dict[str, list[int]] = {}
 
     def producer(self, name: str) -> Any:

@@ -14,7 +14,7 @@ from keras_cnns_export.onnx_passes.graph import Graph, attributes
 
 
 def normalize_by_convolution(graph: Graph, node: Any) -> bool:
-    """Compute an LRN with exponent 3/4 from a 1x1 convolution and square roots.
+    """Replace an LRN with exponent 3/4 by a 1x1 convolution, square roots and a division.
 
     The convolution sums the squares in the window: x / (k + a sum(x^2))^0.75 = x / (s sqrt(s)),
     with s = sqrt(k + a sum(x^2)).
