@@ -211,7 +211,7 @@ class Server:
                 limits=ConnectionLimits(options.max_connections, options.connection_timeout),
             )
         if not is_loopback(listener) and (exposed := _exposed(options)):
-            logger.warning("the server can be reached from other machines: %s", exposed)
+            logger.warning("other machines can reach the server, but %s", exposed)
         http = HttpServer(
             app,
             listener,

@@ -57,7 +57,7 @@ class ServerOptions:
     tls_client_ca: Path | str | None = None
     cors_origin: Sequence[str] = ()  # the origins whose pages may call this server
     page: bool = True  # whether browsers get a page at / for trying the models
-    # The policy that chooses the versions to serve of each model in `models`.
+    # The policy that chooses which versions of each model in `models` are served.
     versions: VersionPolicy = Latest()  # noqa: RUF009 - frozen
     poll: float = 1.0  # seconds between two polls for new versions; 0: never
     engine: str = "auto"  # one of ENGINES
@@ -69,7 +69,7 @@ class ServerOptions:
     max_queue: int = 1024  # maximum number of requests that wait for one model
     timeout: float = 30.0  # maximum seconds for a request
     load_timeout: float = 60.0  # maximum seconds to load a version and run it once
-    grace: float = 5  # seconds that requests in flight have to finish when the server stops
+    grace: float = 5  # maximum seconds to wait for requests in flight when the server stops
     # Bytes that the requests of all clients can use; None: a quarter of the usable memory.
     memory_budget: int | None = None
     max_body_bytes: int = 32 * 2**20  # maximum size of a request body
@@ -279,7 +279,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--engine": {
             "choices": ENGINES,
             "help": "the runtime of the graph; auto: the fastest one that is accurate according to "
-            "model.json, which the server measures again while it is idle (default: auto)",
+            "model.json; the server measures the speed again while it is idle (default: auto)",
         },
         "--precision": {
             "choices": PRECISIONS,
@@ -299,7 +299,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "metavar": "MS",
             "type": number(0, 60_000),
             "help": "maximum milliseconds that a batch waits for more images (default: "
-            "%(default)g, so that a single request never waits)",
+            "%(default)g; a single request then never waits)",
         },
     },
     "limits": {
@@ -324,7 +324,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--grace": {
             "metavar": "SECONDS",
             "type": integer(0, 3600),
-            "help": "time that requests in flight have to finish after SIGINT or SIGTERM (default: "
+            "help": "maximum time to wait for requests in flight after SIGINT or SIGTERM (default: "
             "%(default)s)",
         },
         "--memory-budget": {

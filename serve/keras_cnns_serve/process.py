@@ -21,7 +21,7 @@ _SWITCH_INTERVAL = 50e-6
 # With the default of 700 objects (Python 3.11), a few dozen requests in flight would start one
 # search after another.
 _GARBAGE_THRESHOLD = 10_000
-_OVERTIME = 2.0  # seconds that the transports and the log have to end after the grace period
+_OVERTIME = 2.0  # seconds for the transports and the log to end after the grace period
 # glibc allocates each block of at least this many bytes by a separate mmap, and returns it to the
 # system when it is freed. Smaller blocks can stay in the process. By default, glibc raises this
 # threshold up to 32 MiB.

@@ -171,8 +171,8 @@ def test_the_server_refuses_a_version_whose_expected_numbers_are_false(copy: Pat
     alter(copy, "golden.npy", roll)
     options = EngineOptions("onnxruntime", cores=2)
     message = (
-        r"^no format for --engine onnxruntime that is accurate according to model.json gives the "
-        r"probabilities of the golden samples on this machine \(model\.int8\.onnx "
+        r"^no format for --engine onnxruntime that is accurate according to model.json "
+        r"reproduces the probabilities of the golden samples on this machine \(model\.int8\.onnx "
         r"disagrees with .*; model\.onnx disagrees with "
     )
     with pytest.raises(VersionRefusedError, match=message):

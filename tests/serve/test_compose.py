@@ -135,7 +135,7 @@ def test_the_example_with_fastapi(repository: Path) -> None:
     [
         ("127.0.0.1", False, ""),
         ("0.0.0.0", False, "not encrypted (--tls-certificate); everyone can request predictions"),
-        ("0.0.0.0", True, "other machines: connections are not encrypted (--tls-certificate)"),
+        ("0.0.0.0", True, "the server, but connections are not encrypted (--tls-certificate)"),
     ],
 )
 def test_what_other_machines_can_do_is_logged(

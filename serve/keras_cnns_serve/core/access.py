@@ -43,7 +43,7 @@ class Access:
         first, second = self._prediction, self._administration
         if first is not None and second is not None and first.overlap(second):
             raise ConfigError(
-                f"{prediction} and {administration} share a token, with which clients for "
+                f"{prediction} and {administration} share a token: clients that have it for "
                 "predictions could also load and unload models; use different tokens"
             )
 
@@ -88,7 +88,7 @@ class _Tokens:
         self._file = WatchedFiles([path], self._read_digests)
 
     def has(self, token: bytes) -> bool:
-        """Return whether the file has `token`, in a time that depends only on its length."""
+        """Return whether the file has `token`; the time is independent of its characters."""
         digest = _digest(token)
         found = False
         for each in self._file.current():

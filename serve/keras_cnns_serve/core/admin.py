@@ -34,7 +34,7 @@ class AdminThread:
         self._starting = threading.Lock()
 
     async def call(self, deadline: float | None, make: Callable[[], object]) -> None:
-        """Apply a change and wait for its end; skip it if the caller is cancelled before it starts.
+        """Apply a change and wait for its end; skip it if the caller is cancelled before the start.
 
         Args:
             deadline: the value of `time.monotonic()` until which to wait; None: no limit.

@@ -69,8 +69,8 @@ class BatchOptions:
     """The options of batching."""
 
     max_batch: int = 16  # maximum number of images in one run
-    # Maximum estimated seconds of one run. No result is ready before the end of its run, so long
-    # runs would delay the results under load.
+    # Maximum estimated seconds of one run. No result is ready before the end of its run. Long runs
+    # would therefore delay the results under load.
     max_run: float = 0.1
     max_delay: float = 0.0  # seconds for which a batch waits for more images if it is not full
     max_queue: int = 1024  # maximum number of waiting requests, decoded or not
@@ -163,7 +163,7 @@ class Job:
         """Set DeadlineExceededError as the result of the job, unless it already has a result."""
         if not self.future.done():
             self.future.set_exception(
-                DeadlineExceededError("the request's deadline passed while it was waiting")
+                DeadlineExceededError("the request's deadline passed while the request was waiting")
             )
 
 
@@ -675,7 +675,7 @@ class Batcher:
 
 
 class _Run:
-    """The images of a run, and those finished ones that the estimate does not include yet."""
+    """How many images a run has, and how many finished ones the estimate does not include yet."""
 
     __slots__ = ("decode", "done", "images", "seconds")
 

@@ -28,7 +28,7 @@ def decompress(
         encoding: the header Content-Encoding.
         max_bytes: the maximum size after decompression.
         claim: the claim of memory, which grows with the decompressed bytes.
-        name: what errors call the body: "body" or "message".
+        name: the noun for the body in error messages: "body" or "message".
 
     Raises:
         UnsupportedEncodingError: the encoding is unknown.

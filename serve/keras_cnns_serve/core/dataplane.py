@@ -150,7 +150,7 @@ class Dataplane:
         """Finish the requests in flight, and end the threads within the time limit.
 
         Args:
-            seconds: the time limit; it has no effect if an earlier `stop` was given one.
+            seconds: the time limit; it has no effect if an earlier call of `stop` set one.
         """
         self.stop(seconds)
         self._changes.close()
@@ -249,7 +249,7 @@ class Dataplane:
         return servables
 
     def engine_info(self, target: Target) -> dict[str, str | int]:
-        """Return the file, engine, precision and threads that run a version, and the reason.
+        """Return the file, engine, precision and threads of a version, and why they were chosen.
 
         Raises:
             ModelNotFoundError, ModelUnavailableError: as for `metadata`.
@@ -257,7 +257,7 @@ class Dataplane:
         return self._find(target).engine_info()
 
     def statistics(self, target: Target) -> list[Statistics]:
-        """Return the statistics of the version, or of all served versions if `target` has none.
+        """Return the statistics of the target's version; without one, those of all served versions.
 
         Raises:
             ModelNotFoundError, ModelUnavailableError: as for `metadata`.
@@ -271,7 +271,7 @@ class Dataplane:
         ]
 
     def status(self, target: Target) -> list[VersionStatus]:
-        """Return the state of the version, or of all versions, newest first, if `target` has none.
+        """Return the state of the target's version; without one, of all versions, the newest first.
 
         Raises:
             ModelNotFoundError: the repository has no such model or version.

@@ -63,7 +63,7 @@ async def measure_formats_when_idle(dataplane: Dataplane) -> None:
             await asyncio.wrap_future(call(servable.measure_formats))
         except Exception:  # raised by an engine; the format in use still works
             logger.warning(
-                "%s: its formats cannot be measured, and the one in use stays",
+                "%s: the speed of its formats cannot be measured; the format in use stays",
                 servable.source.name,
                 exc_info=True,
             )

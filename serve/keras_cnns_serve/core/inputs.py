@@ -76,7 +76,7 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
         raise InvalidInputError(f"the only input must be {expected.name}, not {given}; {wanted}")
     images = inputs[expected.name]
     if images.shape[1:] != expected.shape[1:] or images.ndim != len(expected.shape):
-        hint = "; put one image in a list" if images.shape == expected.shape[1:] else ""
+        hint = "; to send one image, put it in a list" if images.shape == expected.shape[1:] else ""
         raise InvalidInputError(f"{wanted}, not of shape {list(images.shape)}{hint}")
     if not len(images):
         raise InvalidInputError(f"{wanted}, and N must be at least 1")

@@ -19,8 +19,8 @@ MAX_BYTES = 8 * 2**20  # default maximum size of the JSON in a request
 # The memory that orjson allocates at most, as measured: bytes for each byte of the text (for its
 # buffer and the numbers), and additional bytes for each list and for each JSON object.
 _BYTES_OF_MEMORY, BYTES_OF_LIST, BYTES_OF_OBJECT = 18, 60, 120
-# Maximum number of lists, and of objects, for each image of a request, and in the rest of the
-# request, such as shapes.
+# Maximum number of objects in a request: `_PER_IMAGE` for each image that a request can have, and
+# `_OTHERS` for the rest, such as shapes. The same limit applies to lists, unless images are lists.
 _PER_IMAGE, _OTHERS = 8, 256
 
 

@@ -17,7 +17,8 @@ INLINE_BYTES = 50_000
 # with at least `MIN_BYTES_PER_SECOND`.
 BODY_SECONDS = 20
 MIN_BYTES_PER_SECOND = 10_000
-COPIES = 2  # the maximum number of copies of a body that exist while it is joined or split
+# Maximum number of copies of a body in memory, while its pieces are joined or the body is split.
+COPIES = 2
 BUDGET_DIVISOR = 4  # the default budget is the usable memory divided by this
 _UNKNOWN_MEMORY = 4 * 2**30  # bytes of memory that are assumed if the system reports no limit
 
@@ -54,7 +55,7 @@ def checked_shape(
 class Budget:
     """The memory that the requests of all clients together can use.
 
-    A claim can grow only as long as the free memory stays at least as large as the claim. A few
+    After a claim has grown, the free memory must still be at least as large as the claim. A few
     large requests therefore leave memory for small requests, and one request can hold at most half
     of the budget. The class is thread-safe.
 
@@ -125,7 +126,7 @@ class Claim:
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self.size = 0  # bytes
-        self.released = False  # whether it was released; then further claims are refused
+        self.released = False  # whether it was released; after that, `add` fails
 
     def add(self, size: int, seconds: float = 0.0) -> None:
         """Claim `size` more bytes, and wait for them at most `seconds`.
@@ -141,7 +142,7 @@ class Claim:
         self._budget._shrink(self, size)
 
     def release(self) -> None:
-        """Return all bytes to the budget; further claims fail."""
+        """Return all bytes to the budget; after that, `add` fails."""
         self.released = True
         self._budget._shrink(self, 0)
 
@@ -168,7 +169,8 @@ def usable_memory(root: Path = Path("/")) -> int:
 def usable_cores(root: Path = Path("/")) -> int:
     """Return the number of cores that this process may use; a container may limit it.
 
-    A quota of 2.5 cores counts as 2, since three threads would be paused in each period.
+    A quota of 2.5 cores counts as 2, since the system would pause three threads in each of its
+    scheduling periods.
 
     Args:
         root: the directory that contains proc and sys.

@@ -42,7 +42,7 @@ class Histogram:
     """A histogram of values.
 
     Args:
-        bounds: the upper bounds of the buckets, ascending; larger values are in one more bucket.
+        bounds: the upper bounds of the buckets, ascending; one more bucket counts larger values.
     """
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
@@ -66,8 +66,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # Answered requests are added to the histograms later, because appending here is fast and
-        # needs no lock.
+        # Answered requests wait here, and are added to the histograms later: appending to a deque
+        # is fast and needs no lock.
         self._pending: deque[tuple[float, float, float, float]] = deque()
         self._last_inference = 0.0
         self._batches: dict[int, list[float]] = {}  # size -> [count, seconds]
@@ -76,7 +76,8 @@ class Recorder:
         self.decode = Histogram(_LATENCIES)
         self.compute = Histogram(_LATENCIES)
         self.batch_size = Histogram(_SIZES)
-        self.outcomes: Counter[str] = Counter()  # number of requests by name in google.rpc.Code
+        # Number of requests with each status; the keys are the names in google.rpc.Code.
+        self.outcomes: Counter[str] = Counter()
         self.failed_seconds = 0.0
 
     def record_run(self, images: int, seconds: float) -> None:

@@ -28,7 +28,8 @@ class Servable:
     batcher: Batcher
     recorder: Recorder
     engine_options: EngineOptions
-    formats_measured: bool = False  # whether the choice of the format was measured on this machine
+    # Whether the formats were measured on this machine; also True if they cannot be measured.
+    formats_measured: bool = False
 
     @property
     def description(self) -> str:
@@ -57,7 +58,7 @@ class Servable:
         }
 
     def measure_formats(self) -> None:
-        """Switch to the fastest format on this machine, which the exporter could not measure.
+        """Measure the speed of the formats on this machine, and switch to the fastest one.
 
         Requests are answered meanwhile, and runs in progress finish on the previous engine. If
         other work prevents a measurement, `formats_measured` remains False.

@@ -48,7 +48,8 @@ class Threads:
         """
         work = partial(function, *arguments, **options)
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        return await until(deadline, future, "the request's deadline passed while it was processed")
+        message = "the request's deadline passed while the request was being processed"
+        return await until(deadline, future, message)
 
 
 async def until(deadline: float | None, future: "asyncio.Future[_Result]", message: str) -> _Result:

@@ -21,7 +21,7 @@ class Engine(Protocol):
     """Runs one version of a model; thread-safe."""
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to outputs [N, ...]: those in `names`; None: all."""
+        """Map uint8 pixels [N, H, W, C] to the outputs [N, ...] in `names`; None: all outputs."""
 
 
 class LoadedEngine(Engine, Protocol):
@@ -107,7 +107,7 @@ def _check(kind: str, nodes: Mapping[str, Tensor], expected: tuple[Tensor, ...],
         node = nodes[tensor.name]
         if node.dtype != tensor.dtype:
             raise VersionRefusedError(
-                f"{path} has {tensor.name} of {node.dtype}; model.json says {tensor.dtype}"
+                f"{path} has {tensor.name} of type {node.dtype}; model.json says {tensor.dtype}"
             )
         # None means that the graph does not specify the dimension.
         agree = len(node.shape) == len(tensor.shape) and all(

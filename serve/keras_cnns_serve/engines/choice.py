@@ -75,8 +75,8 @@ def load_engine(
     that is accurate according to model.json, and so on.
 
     After `load_timeout`, loading is interrupted. OpenVINO cannot be interrupted while it opens a
-    graph or runs a loop, and TensorFlow cannot be interrupted while it runs. In these cases, their
-    threads continue until they have finished or the process ends.
+    graph or runs a loop operator, and TensorFlow cannot be interrupted while it runs. In these
+    cases, their threads continue until they have finished or the process ends.
 
     Args:
         source: the version.
@@ -111,7 +111,8 @@ def load_engine(
     request = _spell_request(*requested)
     raise VersionRefusedError(
         f"no format{f' for {request}' if request else ''} that is accurate according to model.json "
-        f"gives the probabilities of the golden samples on this machine ({'; '.join(rejected)}); "
+        "reproduces the probabilities of the golden samples on this machine "
+        + f"({'; '.join(rejected)}); "
         + ("allow other formats, or " if request else "")
         + "export the version again"
     )
@@ -199,7 +200,7 @@ def _load(
         threads = options.threads or 1
         reason = "threads set by --threads" if options.threads else "there is one core"
         return loaded(threads, max(1, options.cores // threads), reason)
-    # An OpenVINO engine for all cores has one stream, so that concurrent runs wait for each other.
+    # An OpenVINO engine for all cores has one stream: concurrent runs wait for each other.
     max_shared = 1 if chosen.engine == "openvino" else max(1, options.cores // 2)
     sha256 = source.manifest.files[chosen.path].sha256
     key = Key(sha256, chosen.engine, chosen.precision, options.cores)
@@ -229,7 +230,7 @@ def _requested(manifest: Manifest, engine: str, precision: str) -> list[Format]:
 def list_alternatives(
     manifest: Manifest, chosen: Format, engine: str, precision: str
 ) -> list[Format]:
-    """Return the other requested formats that model.json shows to be accurate, by their time."""
+    """Return the other requested formats that model.json shows to be accurate, fastest first."""
     others = [
         each
         for each in _requested(manifest, engine, precision)

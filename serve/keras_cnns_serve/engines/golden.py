@@ -85,9 +85,10 @@ def warm_up_and_check(
 
     Raises:
         DisagreementError: a sample cannot be run; a probability differs by more than the tolerance;
-            or the most probable class differs, although the original model's probabilities of the
-            two classes differ by more than the tolerance. The tolerance is twice the difference
-            that the exporter measured, and at least `_MIN_TOLERANCE`.
+            or the engine and the original model disagree on the most probable class, and the
+            original model's probabilities of these two classes differ by more than the tolerance.
+            The tolerance is twice the difference that the exporter measured, and at least
+            `_MIN_TOLERANCE`.
         VersionRefusedError: as for `warm_up`.
     """
     name = PurePosixPath(used.path).name
@@ -131,7 +132,7 @@ def _difference(expected: NDArray[np.float32], given: NDArray[np.float32], toler
         return f"a probability differs by {largest:.2g}, and at most {tolerance:.2g} is allowed"
     if expected[first] - expected[other] > tolerance:
         return (
-            f"its most probable class is {other} ({given[other]:.2g}), and the original model's is "
-            f"{first} ({expected[first]:.2g}, against {expected[other]:.2g} for {other})"
+            f"its most probable class is {other} ({given[other]:.2g}); the original model gives "
+            f"{expected[first]:.2g} to class {first}, and {expected[other]:.2g} to class {other}"
         )
     return ""

@@ -65,7 +65,7 @@ class OnnxRuntimeEngine:
         self._options.log_severity_level = 4  # errors are raised as exceptions
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to outputs [N, ...]: those in `names`; None: all."""
+        """Map uint8 pixels [N, H, W, C] to the outputs [N, ...] in `names`; None: all outputs."""
         requested = list(names or self._outputs)
         run, options = self._session.run, self._options
         return run_in_pieces(

@@ -62,7 +62,7 @@ class OpenVinoEngine:
         self._interrupted = False
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to outputs [N, ...]: those in `names`; None: all."""
+        """Map uint8 pixels [N, H, W, C] to the outputs [N, ...] in `names`; None: all outputs."""
         requested = list(names or self._outputs)
         request = getattr(self._of_thread, "request", None)
         if request is None:

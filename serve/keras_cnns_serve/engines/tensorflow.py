@@ -41,7 +41,7 @@ class TensorFlowEngine:
         self._outputs = [output.name for output in manifest.outputs]
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to outputs [N, ...]: those in `names`; None: all."""
+        """Map uint8 pixels [N, H, W, C] to the outputs [N, ...] in `names`; None: all outputs."""
         requested = list(names or self._outputs)
 
         def run(piece: NDArray[np.uint8]) -> list[NDArray[Any]]:

@@ -33,8 +33,9 @@ _PROBE_SECONDS = 0.02  # seconds of a computation that shows whether a core is f
 # On a calm machine, the CPU time of a thread is at least this fraction of the wall time.
 _CALM_FRACTION = 0.9
 PAIRS = 9  # number of comparisons before a decision while serving
-PERIOD = 256  # number of single runs per comparison; fewer than 1 % of them use the other engine
-UNSURE_PERIOD = 16  # number of single runs per comparison if the choice was not measured
+# Number of single-image runs per comparison. Two of them use the engine that is not chosen.
+PERIOD = 256
+UNSURE_PERIOD = 16  # number of single-image runs per comparison if the choice was not measured
 
 
 class Key(NamedTuple):
@@ -66,10 +67,10 @@ class Elastic:
     The class also corrects the choice. Three of every `PERIOD` runs of a single image form a
     comparison: one run by the chosen engine and two by the other engine, of which only the second
     is counted. A comparison is used only if no other run began during its two counted runs, and if
-    the machine was calm: in each of them, the process used CPU time for almost the whole wall time.
-    After `PAIRS` comparisons, the median of the speedups by all cores decides. If it is above
-    `_MIN_GAIN`, single runs get all cores. If it is below `_MAX_LOSS`, they get one core.
-    Otherwise, the choice stays.
+    the machine was calm: in each of these two runs, the CPU time of the process was at least 90 %
+    of the wall time. After `PAIRS` comparisons, the median speedup of all cores over one core
+    decides. If it is above `_MIN_GAIN`, single runs get all cores. If it is below `_MAX_LOSS`, they
+    get one core. Otherwise, the choice stays.
 
     Args:
         one_thread: the engine with one thread for a run.
@@ -105,7 +106,7 @@ class Elastic:
         self._lock = threading.Lock()
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to outputs [N, ...]: those in `names`; None: all."""
+        """Map uint8 pixels [N, H, W, C] to the outputs [N, ...] in `names`; None: all outputs."""
         with self._lock:
             all_cores = self._running < self._max_shared and self._choice.threads > 1
             remaining = PERIOD  # number of single runs until the next comparison ends

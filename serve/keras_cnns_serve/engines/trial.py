@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
-_INTERRUPT_SECONDS = 1.0  # seconds that a library has to return after an interruption
+_INTERRUPT_SECONDS = 1.0  # maximum seconds to wait until an interrupted library returns
 
 
 class Interruptible(Protocol):
@@ -56,7 +56,7 @@ def call_within(seconds: float, work: Callable[[Interruption], T]) -> T:
 
     Args:
         seconds: the time limit.
-        work: the function, which adds the engines that it opens to its argument.
+        work: the function; it calls `add` of its argument for each engine that it opens.
 
     Returns:
         The result of the function.

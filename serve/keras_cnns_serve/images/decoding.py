@@ -33,7 +33,7 @@ SIGNATURES = (
     b"BM",
     b"GIF8",
 )  # first bytes of these formats
-# Size of photographs of the largest phone cameras; such an image takes 200 MB in Pillow.
+# Size of photographs from phones with the most pixels; such an image takes 200 MB in Pillow.
 MAX_PIXELS = 50_000_000
 # Maximum width and height in pixels. This is the limit of a JPEG; it applies to all formats,
 # because Pillow allocates each row separately.
@@ -41,14 +41,14 @@ _MAX_SIDE = 65_535
 # Maximum number of pixels times scans, since libjpeg processes the whole image in each scan. A
 # progressive photograph has about 10 scans. The worst image within this limit takes a few seconds.
 _MAX_WORK = 12 * MAX_PIXELS
-# Maximum number of chunks or blocks, which Pillow reads one by one in Python; this number takes 20
-# ms. Larger files can have more: an additional one for each `_BYTES_PER_READ` bytes.
+# Maximum number of chunks or blocks, which Pillow reads one by one in Python; reading this many
+# takes 20 ms. Larger files can have more: an additional one for each `_BYTES_PER_READ` bytes.
 _MAX_READS, _BYTES_PER_READ = 20_000, 512
 # Limits of run-length encoded BMPs, and the work per pixel: Pillow decodes these images in Python,
 # in the worst case pixel by pixel.
 _MAX_RLE_PIXELS, _MAX_RLE_READS, _RLE_WORK = 2**21, 500_000, 100
-# Maximum number of colour profiles in a PNG, although a valid PNG has at most one; each
-# decompresses to at most 1 MiB.
+# Maximum number of colour profiles in a PNG; Pillow decompresses each of them to up to 1 MiB. A
+# valid PNG has at most one.
 _MAX_PROFILES = 10
 # Maximum bytes and pixels of a thumbnail. A file with slightly more bytes could be a progressive
 # JPEG with hundreds of scans.
@@ -67,7 +67,8 @@ _USUAL_SCANS = 20  # maximum number of scans that usual encoders write
 _RLE = (1, 2)  # BMP's codes for run-length encoding
 # Bytes of one pixel in these modes of Pillow; other modes have 4 bytes.
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
-_WEBP_BYTES = 14  # additional bytes of a pixel: libwebp's two canvases, and the frame as bytes
+# Additional bytes per pixel, for libwebp's two canvases and a copy of the frame.
+_WEBP_BYTES = 14
 
 # Pillow warns about unusual metadata, such as truncated EXIF data, even if it decodes the image
 # correctly. Such images are common (ImageNet has some), and their owners do not read the server's
@@ -379,7 +380,7 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize only the part that the crop keeps, so that an image of 1 x 60,000 pixels is fast.
+    """Resize only the part that the crop keeps; otherwise an image of 1 x 60,000 pixels is slow.
 
     Pillow's argument `box` also uses the pixels around the box for filtering. The result differs by
     at most one level from resizing the whole image and then cropping it.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from keras_cnns_serve.errors import DamagedImageError, ImageTooLargeError
 
 _MAX_SCANS = 100  # maximum number of scans; encoders write at most about 20
-# Maximum number of markers before the first scan, and also after its beginning. Pillow reads the
-# markers before the first scan in Python.
+# Maximum number of markers before the start of the first scan; the same limit applies to the later
+# markers. Pillow reads the markers before the first scan in Python.
 _MAX_MARKERS = 1_000
 _EXIF, _MAX_EXIF = b"Exif\0\0", 16  # maximum number of EXIF segments; Pillow joins them one by one
 _MARKER = re.compile(rb"\xff([^\x00\xff])")

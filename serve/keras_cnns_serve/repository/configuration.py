@@ -99,8 +99,8 @@ def from_proto(message: Any, relative_to: Path = Path()) -> ServerConfig:
     """Return the configuration in a ModelServerConfig message of TensorFlow Serving.
 
     Raises:
-        ConfigError: a model has no name, no path, another platform or a wrong policy, or it is
-            listed twice.
+        ConfigError: the name or path of a model is missing, its platform or policy is wrong, or
+            it is listed twice.
     """
     models: list[ModelConfig] = []
     for entry in message.model_config_list.config:
@@ -165,7 +165,7 @@ def _model(path: Path, name: str, table: Any) -> ModelConfig:
         raise ConfigError(f"{where} must have a path, the directory of its versions")
     labels = table.get("labels", {})
     if not isinstance(labels, dict) or not all(type(v) is int for v in labels.values()):
-        raise ConfigError(f"{where}.labels must give labels to versions, such as {{ stable = 3 }}")
+        raise ConfigError(f"{where}.labels must map labels to versions, such as {{ stable = 3 }}")
     versions = table.get("versions", "latest:1")
     if isinstance(versions, list) and versions and all(type(v) is int for v in versions):
         versions = ",".join(map(str, versions))

@@ -162,7 +162,7 @@ class _TooManyEntriesError(Exception):
 def _subdirectories(directory: Path) -> list[Path]:
     """Return the directories in a directory, sorted.
 
-    Hidden directories are excluded, because an exporter writes unfinished versions there.
+    Hidden directories are excluded, because they can be versions that an exporter has not finished.
 
     Raises:
         _TooManyEntriesError: the directory has more than `MAX_ENTRIES` entries.
@@ -239,7 +239,7 @@ def _find_litter(directory: Path, manifest: Manifest) -> set[str]:
 
 
 def _check_names(path: Path, names: set[str]) -> None:
-    """Refuse a graph that contains one of these names, since it could load the file."""
+    """Refuse a graph that contains one of these names: it could load the file of that name."""
     if names:
         content = path.read_bytes()
         for name in sorted(names):

@@ -64,7 +64,8 @@ class _Known:
     """The state of a model, whether or not it is served."""
 
     states: dict[int, VersionStatus] = field(default_factory=dict)
-    # For each refused version: the fingerprint of its files, or None for a temporary cause; reason.
+    # For each refused version: the fingerprint of its files (None if the cause is temporary), and
+    # the reason.
     refused: dict[int, tuple[object, str]] = field(default_factory=dict)
     # For each version with a temporary cause of refusal: this cause.
     hindered: dict[int, str] = field(default_factory=dict)
@@ -353,7 +354,7 @@ class Manager(Generic[S]):
 
 
 def _without_directory(text: str, path: Path) -> str:
-    """Remove the path of the version's directory from a reason, because clients can read it."""
+    """Remove the path of the version's directory from a reason, which clients can read."""
     for directory in (path, path.absolute(), path.resolve()):
         text = text.replace(f"{directory}{os.sep}", "").replace(str(directory), "its directory")
     return text

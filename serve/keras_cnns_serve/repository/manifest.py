@@ -67,20 +67,21 @@ class Format:
 
 @dataclass(frozen=True)
 class Golden:
-    """A file with a few images and their probabilities by the original model, to check engines.
+    """A file with a few images and the original model's probabilities for them, to check engines.
 
     The file contains a NumPy array [N] without pickled objects. Its rows have two fields: `image`
     (uint8 [H, W, C]) and `probabilities` (float32 [K]).
     """
 
     path: str  # POSIX, relative to the version's directory
-    # The largest difference of each format on these images, as measured by the exporter.
+    # For each format, the largest difference between its probabilities and those of the original
+    # model on these images, as measured by the exporter.
     differences: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold of the highest probability, as the exporter measured it on labelled images."""
+    """A threshold of the highest probability, and its effect on the exporter's labelled images."""
 
     threshold: float  # 0..1
     # 0..1, the accuracy for which the exporter chose the threshold; None for a fixed threshold,
@@ -124,7 +125,7 @@ def read_manifest(path: Path) -> Manifest:
     """Read and check a `model.json`.
 
     Raises:
-        VersionRefusedError: the file is missing, not JSON, of another format, or inconsistent.
+        VersionRefusedError: the file is missing, is not JSON, or has missing or wrong values.
     """
     try:
         if path.exists() and not path.is_file():  # checked, since opening a pipe would wait forever
@@ -189,7 +190,7 @@ def _get(where: dict[str, Any], path: str, kind: type) -> Any:
 
     Args:
         where: the object that contains the key.
-        path: the key and, for errors, the keys of the objects around it, such as "a.b.key".
+        path: the full path of the key, for errors, such as "a.b.key"; its last part is the key.
         kind: the Python type of the value.
 
     Raises:

@@ -45,5 +45,7 @@ class Watcher:
             except Exception as error:  # any error may be temporary
                 text = one_line(error) or type(error).__name__
                 if text != logged:  # report an error once, not at each poll
-                    logger.warning("a poll failed, and the served models do not change: %s", text)
+                    logger.warning(
+                        "polling for changes failed, and the served models do not change: %s", text
+                    )
                 logged = text

@@ -139,7 +139,7 @@ def predict(
             "version 3 of model grey; it",
         ),
         (lambda d: d.metadata(Target("grey", 2)), errors.ModelUnavailableError, "grey/2 refused"),
-        (predict(IMAGE[0]), errors.InvalidInputError, "not of shape [8, 8, 1]; put one image in"),
+        (predict(IMAGE[0]), errors.InvalidInputError, "not of shape [8, 8, 1]; to send one"),
         (predict(IMAGE[..., 0]), errors.InvalidInputError, "[N, 8, 8, 1], not of shape [1, 8, 8]"),
         (predict(IMAGE[:, :4]), errors.InvalidInputError, "not of shape [1, 4, 8, 1]"),
         (predict(np.array(7)), errors.InvalidInputError, "not of shape []"),

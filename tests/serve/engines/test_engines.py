@@ -60,7 +60,7 @@ def _preprocess(**changes: Any) -> dict[str, Any]:
     ("changes", "reason"),
     [
         (_output(classes=11), "has probabilities of shape [None, 10]; model.json says [None, 11]"),
-        (_output(dtype="uint8"), "has probabilities of float32; model.json says uint8"),
+        (_output(dtype="uint8"), "has probabilities of type float32; model.json says uint8"),
         ({"outputs": OUTPUTS}, "has the outputs probabilities; model.json says probabilities, log"),
         (_preprocess(channels=3), "has images of shape [None, 8, 8, 1]"),
         (_preprocess(channels=1, crop=16), "has images of shape [None, 8, 8, 1]"),

@@ -141,7 +141,7 @@ def test_status_metadata_and_metrics_have_the_reason(
 def test_only_requested_formats_replace_a_format(write: Callable[..., Path]) -> None:
     version = write(altered())
     message = (
-        rf"^no format for --precision int8 that is accurate according to model.json gives the "
+        rf"^no format for --precision int8 that is accurate according to model.json reproduces the "
         rf"probabilities of the golden samples on this machine \({MESSAGE}\); "
         r"allow other formats, or export the version again$"
     )
@@ -169,8 +169,8 @@ def test_golden_samples_that_are_false_refuse_the_version(
         assert list(dataplane.manager.models) == ["other"]
         (status,) = dataplane.status(Target("grey"))
         assert status.message.startswith(
-            "no format that is accurate according to model.json gives the probabilities of the "
-            "golden samples on this machine ("
+            "no format that is accurate according to model.json reproduces the probabilities of "
+            "the golden samples on this machine ("
             "model.int8.onnx disagrees with the original model on golden sample 0: "
         )
         assert "; model.onnx disagrees with the original model on golden " in status.message
@@ -246,7 +246,7 @@ def check(engine: Fake, expected: Any, precision: str = "float32", difference: f
             [[0.49, 0.51]],
             "int8",
             0.1,
-            r"is 1 \(0\.51\), .* 0 \(0\.65, against 0",
+            r"is 1 \(0\.51\); .* 0\.65 to class 0, and 0",
         ),
         ([[0.55, 0.45]], [[0.45, 0.55]], "int8", 0.1, None),  # a tie for this format
         ([[0.9, 0.1]], [[np.nan, 0.1]], "int8", 0.1, "differs by nan"),

@@ -87,7 +87,7 @@ def test_reads_both_forms(tmp_path: Path, name: str, content: str) -> None:
         ("m.toml", "[models.x]\npaht = '/x'", "the unknown key 'paht'; did you mean path?"),
         ("m.toml", "[models.x]\npath = '/x'\nversions = []", "is not a choice of versions"),
         ("m.toml", "[models.x]\npath = '/x'\nversions = 'old'", "is not a choice of versions"),
-        ("m.toml", "[models.x]\npath = '/x'\nlabels = {a = 'b'}", "labels must give labels to"),
+        ("m.toml", "[models.x]\npath = '/x'\nlabels = {a = 'b'}", "labels must map labels to"),
         (
             "m.toml",
             "[models.x]\npath = 's3://b/x'",

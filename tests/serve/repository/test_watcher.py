@@ -34,7 +34,7 @@ def test_it_looks_at_intervals_and_logs_a_failure_once(caplog: pytest.LogCapture
             looks.get(timeout=10)
     finally:
         watcher.stop()
-    said = "a poll failed, and the served models do not change: "
+    said = "polling for changes failed, and the served models do not change: "
     whys = ("no disk", "no memory", "no memory", "AssertionError")  # which has no text
     assert caplog.messages == [said + why for why in whys]
 

@@ -181,7 +181,7 @@ MANY = [("f", (f"{i}.png", b"x")) for i in range(65)]
         (PREDICT, {"content": b""}, 400, "JSON Parse error"),
         (PREDICT, {"json": {}}, 400, "Missing 'inputs' or 'instances' key"),
         (PREDICT, {"json": {"instances": [ZEROS[:7]]}}, 400, "not of shape [1, 7, 8, 1]"),
-        (PREDICT, {"json": {"instances": ZEROS}}, 400, "put one image in a list"),
+        (PREDICT, {"json": {"instances": ZEROS}}, 400, "to send one image, put it in a list"),
         (PREDICT, {"json": {"instances": [[ZEROS, [1]]]}}, 400, "ragged"),
         (PREDICT, {"json": {"instances": [np.full((8, 8, 1), 0.5).tolist()]}}, 400, "not 0.5"),
         (PREDICT, {"json": {"instances": [np.full((8, 8, 1), 256).tolist()]}}, 400, "not 256"),
