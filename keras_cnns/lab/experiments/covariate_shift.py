@@ -207,8 +207,8 @@ EXPERIMENT = Experiment(
     look_at="In the figures of the quantiles, compare the movement of the middle line, which is "
     "the median, with the distance between the outer lines. Then compare the order of the three "
     "networks by drift with their order by loss.",
-    larger_run="A deeper network without batch norm is harder to train, so that the differences "
-    "between the losses grow with the depth. To train a deeper network, change the name of the "
+    larger_run="A deeper network without batch norm is harder to train. The differences between "
+    "the losses therefore grow with the depth. To train a deeper network, change the name of the "
     "model in the experiment's file. The option --data fashion-mnist trains on more images. The "
     "drift depends on the learning rate. A comparison in which each network has its own best "
     "learning rate would be a stronger test of the claim.",

@@ -326,7 +326,7 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         f"10^{residual:.1f}. Batch norm removes the scale of the weights from the forward pass, "
         "but not from the backward pass, which divides each gradient by the standard deviation of "
         "the layer's outputs. A ReLU reduces this standard deviation by more than it reduces the "
-        "gradient, so that the gradient grows from layer to layer. Skips add the unchanged "
+        "gradient. The gradient therefore grows from layer to layer. Skips add the unchanged "
         "gradient to the gradient that passes through the layer."
     )
     return sentences

@@ -313,9 +313,9 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         ),
         f"In the network, a momentum of {lowest} leads to the lowest final training loss "
         f"({last[lowest]:.2g}). The learning rate is the same for every momentum. With momentum m, "
-        "each gradient acts for about 1 / (1 - m) steps, so that a larger momentum also means a "
-        "larger step. The figure of the network is therefore only an illustration, and the verdict "
-        "does not use it.",
+        "each gradient acts for about 1 / (1 - m) steps. A larger momentum therefore also "
+        "means a larger step. For this reason, the figure of the network is only an illustration, "
+        "and the verdict does not use it.",
     ]
 
 
@@ -341,9 +341,9 @@ EXPERIMENT = Experiment(
     "the convergence rate, which is the fraction of the distance that one step removes. For "
     "gradient descent, this fraction is inversely proportional to the condition number. For the "
     "other methods, it is inversely proportional to the square root of the condition number.",
-    larger_run="The verdict uses no random numbers and does not depend on the length of the run, "
-    "so that neither more seeds nor a longer run would change it. With a condition number near 1, "
-    "the methods differ little.",
+    larger_run="The verdict uses no random numbers and does not depend on the length of the run. "
+    "Therefore, neither more seeds nor a longer run would change it. With a condition number near "
+    "1, the methods differ little.",
     effects=(
         Effect(
             "steps of gradient descent divided by steps of heavy ball on the quadratic",

@@ -197,8 +197,8 @@ EXPERIMENT = Experiment(
     "the right end. In the second figure, the axis of the distance is logarithmic: a straight line "
     "means that the distance grows exponentially with the steps, as the theory predicts.",
     larger_run="The experiment uses no random numbers and does not depend on the length of the "
-    "run, so that neither more seeds nor a longer run would change its numbers. The verdict would "
-    "change with a condition number near 1, where gradient descent can take large steps.",
+    "run. Therefore, neither more seeds nor a longer run would change its numbers. The verdict "
+    "would change with a condition number near 1, where gradient descent can take large steps.",
     effects=(
         Effect(
             "steps of gradient descent divided by steps with the best momentum, at condition "

@@ -201,8 +201,8 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         f"{deviation:.1e}, relative to the largest number of the left side. This is the rounding "
         "error of float32.",
         "The identity shortcuts have "
-        f"{measurements[0]['kinds']['identity']['parameters']} trainable parameters, so that there "
-        "is nothing to update. Projections in every block have "
+        f"{measurements[0]['kinds']['identity']['parameters']} trainable parameters. There is "
+        "therefore nothing to update. Projections in every block have "
         f"{measurements[0]['kinds']['projection_everywhere']['parameters']:,} parameters.",
     ]
     if len(measurements) > 1 and (spread := float(np.std(differences, ddof=1))) > 0:
