@@ -197,7 +197,8 @@ class Calls(grpc.GenericRpcHandler):
         task = min(waits, key=waits.__getitem__, default=None)
         if task is not None and time.monotonic() - waits[task] >= QUIET_SECONDS:
             self.arrivals.aborted[task] = QueueFullError(
-                "the stream was ended to open another one, because it had been idle longest"
+                "this stream was ended, because another one was opened and this one had been "
+                "idle longest"
             )
             task.cancel()
         elif (task := self.responses.end_blocked(self.streams)) is None:

@@ -379,7 +379,10 @@ class _ExpectContinue:
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
-    """Return a dict from names, in lower case, to values; of a repeated header, the first value."""
+    """Return a dict from the names of headers, in lower case, to their values.
+
+    If a header is repeated, the dict has its first value.
+    """
     return dict(reversed(scope["headers"]))
 
 
