@@ -1,6 +1,6 @@
 """Metrics for Prometheus: a registry with our names, and one with TensorFlow Serving's names.
 
-The metrics are collected from the versions' recorders when Prometheus requests a page.
+Each version of a model has a recorder, which is read when Prometheus requests the metrics.
 """
 
 from collections import Counter

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 # Maximum seconds by which the deadline may pass earlier on the client's clock than on the server's.
 _CLOCK_SLACK = 0.02
-# Seconds within which a call may still be cancelled after the end of its stream.
+# Seconds to wait after the end of a stream, because its call may be about to be cancelled.
 _CANCEL_SECONDS = 0.005
 # When the server stops, calls that have waited for a message for more seconds than this are ended.
 _IDLE_SECONDS = 0.3

@@ -402,8 +402,9 @@ async def _answer(route: FastRoute, request: Request) -> Reply | None:
         reply = route.error_reply(error)
         if reply.status == 500:
             logger.error("a request failed", exc_info=error)
-        # Break the reference cycles of futures and errors, so that bodies in their frames do not
-        # stay in memory until the next garbage collection.
+        # The error and a future refer to each other, and the frames of the error refer to the body.
+        # If the frames were not cleared, the body would stay in memory until the next garbage
+        # collection.
         clear_frames(error.__traceback__)
         return reply
 

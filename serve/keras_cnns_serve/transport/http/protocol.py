@@ -197,7 +197,7 @@ class HttpProtocol(HttpToolsProtocol):
     # a pause for other connections.
 
     def data_received(self, data: bytes) -> None:
-        """Parse the received data, or defer it while requests wait for earlier responses."""
+        """Parse the received data, or parse it later if requests wait for earlier responses."""
         self._unset_keepalive_if_required()
         self._unparsed = self._unparsed + data if self._unparsed else data
         if self._parse_handle is None and not self.pipeline:
