@@ -2,8 +2,8 @@
 
 If nobody reads a pipe, its writer blocks; if the event loop wrote the log, all clients would wait.
 Lines therefore go through a queue, and lines that do not fit into the queue are dropped and
-counted. Repeated warnings and errors are limited, because clients can cause some of them at will:
-in each interval, a few are written, followed by the number of suppressed ones.
+counted. Repeated warnings and errors are limited, because clients can cause some of them at will.
+In each interval, a few of them are written, followed by the number of those that were suppressed.
 """
 
 import logging

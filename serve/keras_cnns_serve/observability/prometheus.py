@@ -1,6 +1,6 @@
 """Metrics for Prometheus: a registry with our names, and one with TensorFlow Serving's names.
 
-The metrics are collected from the versions' recorders when Prometheus requests a page.
+Each version of a model has a recorder, which is read when Prometheus requests the metrics.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from keras_cnns_serve.core.servable import Servable
 
 _PREFIX = "keras_cnns_serve_"
 _VERSION = ("model", "version")
-_HISTOGRAMS = {  # by attribute of the recorder: name and help
+_HISTOGRAMS = {  # for each attribute of the recorder: name and help of the metric
     "latency": ("request_seconds", "Time from a request's arrival in the queue to its answer"),
     "queue": ("queue_seconds", "Time that a request waited"),
     "decode": ("decode_seconds", "Time to decode a request's images"),
@@ -32,7 +32,7 @@ _HISTOGRAMS = {  # by attribute of the recorder: name and help
 
 _SERVING = ":tensorflow:serving:"
 _SERVING_VERSION = ("model_name", "model_version")
-_SERVING_HISTOGRAMS = {  # by attribute of the recorder: name, help and scale
+_SERVING_HISTOGRAMS = {  # for each attribute of the recorder: name, help and scale of the metric
     "latency": ("request_latency", "Microseconds from a request's arrival to its answer", 1e6),
     "compute": ("runtime_latency", "Microseconds to run the batch with a request's images", 1e6),
     "queue": ("batching_session:queuing_latency", "Microseconds that a request waited", 1e6),
@@ -115,8 +115,8 @@ class _Own:
 class _Serving:
     """Collect the metrics with TensorFlow Serving's names.
 
-    The names of TensorFlow Serving's counters do not end in `_total`, which prometheus_client
-    requires for counters. They are therefore exposed as metrics without a type.
+    prometheus_client requires that the name of a counter ends in `_total`. The names of TensorFlow
+    Serving's counters do not, so these counters are exposed as metrics without a type.
     """
 
     def __init__(self, dataplane: Dataplane) -> None:
@@ -161,7 +161,9 @@ def _requests(servables: Sequence[Servable]) -> Iterator[Metric]:
 
 def _engines(servables: Sequence[Servable]) -> Metric:
     engines = InfoMetricFamily(
-        _PREFIX + "engine", "The file and engine of a version, and the reason", labels=_VERSION
+        _PREFIX + "engine",
+        "The file and engine of a version, and why they were chosen",
+        labels=_VERSION,
     )
     for servable in servables:
         info = {name: str(value) for name, value in servable.engine_info().items()}

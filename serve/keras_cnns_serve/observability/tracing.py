@@ -1,4 +1,4 @@
-"""Traces with OpenTelemetry's instrumentation, the extra `opentelemetry`.
+"""Traces with OpenTelemetry's instrumentation, which the extra `opentelemetry` installs.
 
 A span gets the name of its route, such as `POST /v1/models/{model}:predict`, and not the path that
 a client sent, so that there are few different names. OpenTelemetry's environment variables, such as

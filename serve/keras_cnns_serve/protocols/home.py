@@ -89,7 +89,7 @@ class Home:
         return Response(self._prometheus.own(), headers=_PROMETHEUS)
 
     async def serving_metrics(self, request: Request) -> Response:
-        """Answer GET /monitoring/prometheus/metrics with metrics of TensorFlow Serving's names."""
+        """Answer GET /monitoring/prometheus/metrics with metrics named as in TensorFlow Serving."""
         return Response(self._prometheus.serving(), headers=_PROMETHEUS)
 
     async def openapi(self, request: Request) -> Response:

@@ -10,7 +10,7 @@ def object_of(required: str = "", **properties: Any) -> dict[str, Any]:
 
     Args:
         required: names of the required properties, separated by spaces.
-        properties: name -> schema.
+        properties: the schemas of the properties.
     """
     schema: dict[str, Any] = {"type": "object", "properties": properties}
     if required:

@@ -96,6 +96,6 @@ class RestEndpoints:
 
 
 def server_timing(timing: Timing) -> tuple[bytes, bytes]:
-    """Return the header Server-Timing: milliseconds in the queue, for decoding and computing."""
+    """Return the header Server-Timing, with the milliseconds of waiting, decoding and computing."""
     milliseconds = (timing.queue * 1e3, timing.decode * 1e3, timing.compute * 1e3)
     return b"server-timing", b"queue;dur=%.3f, decode;dur=%.3f, compute;dur=%.3f" % milliseconds

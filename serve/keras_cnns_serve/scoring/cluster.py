@@ -1,11 +1,10 @@
 """Score the shards of a run on the nodes of a Ray cluster.
 
 Every actor uses as many cores as the node with the fewest cores has. Each node therefore runs one
-actor, or several if it has enough cores. Ray Data tells each actor which shards to score, by their
-indices. An actor loads the model once. It scores each shard with its cores, as a single machine
-does, writes the shard, and returns only the counts: neither images nor rows pass through Ray. All
-nodes must see the same files: the model, the images that are not URIs, and the directory of the
-shards.
+actor, or several if it has enough cores. Ray Data sends each actor the indices of the shards to
+score. An actor loads the model once. It scores each shard with its cores, as a single machine does,
+writes the shard, and returns only the counts: neither images nor rows pass through Ray. All nodes
+must see the same files: the model, the images that are not URIs, and the directory of the shards.
 """
 
 import logging

@@ -155,7 +155,7 @@ def _walk(directory: str, links: list[str]) -> Iterator[str]:
 
 
 def _glob(directory: str, patterns: Sequence[str], links: list[str]) -> Iterator[str]:
-    """Yield the files whose path matches the pattern of each part; `**` matches any depth."""
+    """Yield the files whose path matches the patterns, part by part; `**` matches any depth."""
     pattern, *rest = patterns
     if pattern == "**":
         yield from _glob(directory, rest or ["*"], links)
@@ -216,7 +216,7 @@ def _read_list(path: str) -> Iterator[str]:
 
 
 def _read_csv(path: str) -> Iterator[str]:
-    """Yield the column `file`, or the first column if no column has a known name."""
+    """Yield the column with the paths; this is the first one if no column has a known name."""
     with Path(path).open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file)
         header = next(rows, [])

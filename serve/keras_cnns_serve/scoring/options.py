@@ -19,7 +19,7 @@ example:
   {program} models/digits "photos/**/*.jpg" --top-k 3 --to answers.csv
 """
 _SUFFIXES = (".csv", ".jsonl")  # the suffixes of single files
-_RAY = "ray"  # scores on a cluster; each of its nodes chooses the runtime of the graph as `auto`
+_RAY = "ray"  # scores on a cluster, whose nodes choose the runtime of the graph as "auto" does
 _OTHER_SUFFIXES = (".json", ".ndjson", ".txt", ".tsv", ".xlsx", ".parquet")
 
 

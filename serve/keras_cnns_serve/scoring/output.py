@@ -170,7 +170,7 @@ class Output:
                 totals.add(outcome)
         except FileNotFoundError:
             return None
-        # Such a file was not written by this program.
+        # A file that cannot be parsed was not written by this program.
         except (ValueError, KeyError, IndexError, csv.Error):
             return None
         return totals if totals.images == self.size(shard) else None

@@ -28,7 +28,7 @@ from .rows import Row
 
 # Maximum number of batches that are in progress or wait to be written, per thread.
 _BATCHES_PER_WORKER = 2
-_UNCOUNTED_BYTES = 2**22  # images that need at most this memory for decoding are not counted
+_UNCOUNTED_BYTES = 2**22  # images that need at most this memory for decoding claim none
 _NOT_A_NUMBER = "the model's output is not a number"
 
 Work = TypeVar("Work")

@@ -31,7 +31,7 @@ class Totals:
     images: int = 0
     failed: int = 0
     unknown: int = 0
-    labels: Counter[str] = field(default_factory=Counter)  # images by most probable label
+    labels: Counter[str] = field(default_factory=Counter)  # images per most probable label
 
     def add(self, outcome: "Outcome") -> None:
         """Count a row."""

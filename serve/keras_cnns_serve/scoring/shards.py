@@ -160,7 +160,7 @@ def batch_size_of(source: ModelVersion, options: ScoringOptions) -> int:
 
 
 def workers_of(options: ScoringOptions, cores: int | None = None) -> int:
-    """Return the number of threads, all of which read, decode and run the engine in turn."""
+    """Return the number of threads; each of them reads and decodes images and runs the engine."""
     return options.workers or 2 * (cores or usable_cores())
 
 

@@ -1,4 +1,4 @@
-"""TLS for both transports; the files of certificates and keys are read again when they change."""
+"""TLS for HTTP and gRPC; the files of certificates and keys are read again when they change."""
 
 import ssl
 from pathlib import Path

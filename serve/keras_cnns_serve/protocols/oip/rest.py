@@ -81,7 +81,7 @@ class OpenInferenceRest(RestEndpoints):
         return json_response(dumps(service.statistics(self._dataplane, None)))
 
     async def model_ready(self, request: StarletteRequest) -> Response:
-        """Answer GET .../ready with 200, with 503 for a model that is not ready, or with 404."""
+        """Answer GET .../ready with 200 if the model is ready, 503 if not, 404 if unknown."""
         target = target_of(**request.path_params)
         ready = self._dataplane.ready(target)
         if not ready:

@@ -148,7 +148,7 @@ async def infer(
     arrived: float,
     deadline: float | None,
 ) -> tuple[Prediction, list[tuple[RequestedOutput, NDArray[Any]]]]:
-    """Answer an infer request: BYTES are encoded images, numbers are pixels.
+    """Answer an infer request, whose inputs are BYTES (encoded images) or numbers (pixels).
 
     Args:
         dataplane: the data plane.

@@ -72,7 +72,7 @@ def from_values(values: Any, datatype: str, sizes: Sequence[Any], name: str) -> 
 
     Raises:
         InvalidInputError: the datatype is unknown or only supported as raw bytes, a value has
-            another type, or the number of values does not fit the shape.
+            the wrong type, or the number of values does not fit the shape.
     """
     dtype, shape = _checked(datatype, sizes, name)
     if datatype == "BF16":

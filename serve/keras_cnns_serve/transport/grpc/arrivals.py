@@ -124,8 +124,8 @@ class Arrivals:
                 self._claims[call] = self._budget.claim(self._max_bytes)
             except ServeError as error:
                 self.aborted[call] = QueueFullError(
-                    "the message was not complete at once, and there is no memory to wait for the "
-                    f"rest of it: {error}"
+                    "the message has not arrived completely, and there is no memory to wait for "
+                    f"the rest of it: {error}"
                 )
                 call.cancel()
 

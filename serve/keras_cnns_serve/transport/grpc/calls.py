@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 # Maximum seconds by which the deadline may pass earlier on the client's clock than on the server's.
 _CLOCK_SLACK = 0.02
-# Seconds within which a call may still be cancelled after the end of its stream.
+# Seconds to wait after the end of a stream, because its call may be about to be cancelled.
 _CANCEL_SECONDS = 0.005
 # When the server stops, calls that have waited for a message for more seconds than this are ended.
 _IDLE_SECONDS = 0.3
@@ -197,7 +197,8 @@ class Calls(grpc.GenericRpcHandler):
         task = min(waits, key=waits.__getitem__, default=None)
         if task is not None and time.monotonic() - waits[task] >= QUIET_SECONDS:
             self.arrivals.aborted[task] = QueueFullError(
-                "the stream was ended to open another one, because it had been idle longest"
+                "this stream was ended, because another one was opened and this one had been "
+                "idle longest"
             )
             task.cancel()
         elif (task := self.responses.end_blocked(self.streams)) is None:

@@ -29,8 +29,8 @@ _DESCRIPTORS = "/dev/fd"
 _PAUSE = 1.0  # seconds during which an ended connection is not searched for again
 _MAX_ENDED = 1000  # maximum number of connections that are remembered
 
-# One thread, since the search for a connection takes long if there are many connections, and no
-# caller waits for its result.
+# The search for a connection takes long if there are many connections, so it runs in a thread. One
+# thread is enough, because no caller waits for the result.
 _searching = ThreadPoolExecutor(1, "end-connection")
 
 

@@ -84,7 +84,7 @@ async def memory_of_async(message: bytes, descriptor: Descriptor, deadline: floa
         return memory_of(message, descriptor, _INLINE_FIELDS)
     except InputTooLargeError:
         # Continue outside this block. Inside it, this exception would become the context of a later
-        # error, and would keep the message alive with it.
+        # error, which would then keep the message in memory.
         pass
     return await PARSING.call(deadline, memory_of, message, descriptor)
 
@@ -117,7 +117,7 @@ def _count(message: bytes, descriptor: Descriptor, max_fields: int) -> tuple[int
                 if fields > max_fields:
                     raise InputTooLargeError(
                         f"the message has more than {max_fields:,} fields; send the values of "
-                        "tensors as raw bytes, and fewer images in a request"
+                        "tensors as raw bytes, or send fewer images in a request"
                     )
                 key, position = _varint(message, position)
                 wire_type = key & 7
@@ -139,9 +139,9 @@ def _count(message: bytes, descriptor: Descriptor, max_fields: int) -> tuple[int
 
 @cache
 def _kinds(descriptor: Descriptor) -> tuple[dict[int, Descriptor], frozenset[int]]:
-    """Return a dict from the number of each message field to the descriptor of its message.
+    """Return a dict from field number to message descriptor, for the fields that are messages.
 
-    The second result is the set of the numbers of the numeric fields.
+    The second result is the set of the field numbers of numeric fields.
     """
     messages, packed = {}, set()
     for field in descriptor.fields:

@@ -181,7 +181,7 @@ class GrpcServer:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Accept calls for a short time, let calls in progress finish, and end the others.
+        """Accept calls for a short time, let calls finish within `grace`, and end the rest.
 
         A client can send further calls until it has received the GOAWAY frame, and grpcio ends them
         with CANCELLED (grpc#24237). docs/production.md describes how proxies and clients can use
@@ -205,8 +205,8 @@ def _is_not_of_a_client(record: logging.LogRecord) -> bool:
     """Return False if a log record has a traceback of grpcio that was caused by a client.
 
     There are two such causes. A client can cancel a call while its response is sent. A client can
-    also send metadata, such as tokens, that is not valid UTF-8. grpcio would then log the metadata,
-    before it reads it as Latin-1.
+    also send metadata, such as tokens, that is not valid UTF-8. grpcio then reads the metadata as
+    Latin-1, but would first log it.
     """
     message = str(record.msg)
     return not message.startswith(("ExecuteBatchError raised in core", "Invalid encoding on"))

@@ -379,7 +379,10 @@ class _ExpectContinue:
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
-    """Return a dict from names, in lower case, to values; of a repeated header, the first value."""
+    """Return a dict from the names of headers, in lower case, to their values.
+
+    If a header is repeated, the dict has its first value.
+    """
     return dict(reversed(scope["headers"]))
 
 
@@ -399,8 +402,9 @@ async def _answer(route: FastRoute, request: Request) -> Reply | None:
         reply = route.error_reply(error)
         if reply.status == 500:
             logger.error("a request failed", exc_info=error)
-        # Break the reference cycles of futures and errors, so that bodies in their frames do not
-        # stay in memory until the next garbage collection.
+        # The error and a future refer to each other, and the frames of the error refer to the body.
+        # If the frames were not cleared, the body would stay in memory until the next garbage
+        # collection.
         clear_frames(error.__traceback__)
         return reply
 

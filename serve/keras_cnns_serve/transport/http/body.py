@@ -17,7 +17,9 @@ from keras_cnns_serve.errors import (
     TooSlowError,
 )
 
-DRAIN_SECONDS = 2  # seconds to receive the rest of a rejected body, before and after the response
+# Maximum seconds to receive the rest of a rejected body before the response is sent. After the
+# response, the client has the same time again.
+DRAIN_SECONDS = 2
 
 
 class Disconnected(Exception):  # noqa: N818 - it is an event
@@ -149,7 +151,7 @@ async def read_body(receive: LimitedReceive) -> bytes:
             raise Disconnected
         pieces.append(message.get("body", b""))
         more = message.get("more_body", False)
-    return b"".join(pieces)  # join does not copy a single piece
+    return b"".join(pieces)  # if there is only one piece, join does not copy it
 
 
 async def _drain(receive: Receive, max_bytes: int) -> None:

@@ -82,18 +82,18 @@ class Connections:
 
     @property
     def head_seconds(self) -> float:
-        """Return the time for a head, or a TLS handshake."""
+        """Return the maximum number of seconds for a head, or for a TLS handshake."""
         return min(HEAD_SECONDS, self.timeout)
 
     def num_free(self, connections: Sized) -> int:
-        """Return the number of further connections; negative if there are too many."""
+        """Return how many more connections can be opened; negative if there are too many."""
         return self.limit - len(connections) - len(self.handshakes)
 
     def make_room(self) -> bool:
         """Close the connection that has waited longest; return False if no connection is waiting.
 
-        The order is: slow TLS handshakes, connections that have had no request yet, connections
-        whose client may be sending its next request, and other TLS handshakes.
+        A slow TLS handshake is ended if there is one. Otherwise, the order is: a connection that
+        waits for its first request, one that waits for a further request, any other TLS handshake.
         """
         first = next(iter(self.handshakes.values()), math.inf)
         is_slow = asyncio.get_running_loop().time() - first > _HANDSHAKE_SECONDS
@@ -122,7 +122,7 @@ class Connections:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """A connection; the other arguments are uvicorn's.
+    """A connection; the arguments that are not described here are uvicorn's.
 
     Args:
         shared: the state that all connections of a server share.
@@ -197,7 +197,7 @@ class HttpProtocol(HttpToolsProtocol):
     # a pause for other connections.
 
     def data_received(self, data: bytes) -> None:
-        """Parse the received data, or defer it while requests wait for earlier responses."""
+        """Parse the received data, or parse it later if requests wait for earlier responses."""
         self._unset_keepalive_if_required()
         self._unparsed = self._unparsed + data if self._unparsed else data
         if self._parse_handle is None and not self.pipeline:
@@ -222,8 +222,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._unparsed = bytes(rest)
         self._writer.defer_reading(bool(rest))
 
-    # Heads and trailers. httptools accepts any length. uvicorn waits for them forever, and adds the
-    # fields of trailers to the headers.
+    # Heads and trailers. httptools does not limit their length. uvicorn waits for them forever, and
+    # adds the fields of trailers to the headers.
 
     def _parse_piece(self, data: memoryview) -> None:
         if self._head_bytes is not None:
@@ -255,7 +255,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._limit_head_time()
 
     def send_400_response(self, msg: str) -> None:
-        """Reject the received data, after the responses to the complete requests before it."""
+        """Reject the received data, once the complete requests before it have been answered."""
         msg = msg.encode("ascii", "replace").decode()[:_MAX_REASON]
         self._warn("%s", msg)
         running = self._running
