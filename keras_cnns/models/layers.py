@@ -158,7 +158,8 @@ class LocalResponseNormalization(keras.layers.Layer):
     """Normalise by the energy of the neighbouring channels: x / (1 + alpha / size * sum x^2)^beta.
 
     The formula is from Krizhevsky et al. 2012, section 3.3, except that alpha is divided by the
-    size of the window, as in Caffe, whose model bvlc_googlenet the layer reproduces.
+    size of the window, as in Caffe. The layer thus computes the same as the layers of Caffe's model
+    bvlc_googlenet.
 
     Args:
         size: number of channels in the window, an odd number; the channel itself is in the middle.
