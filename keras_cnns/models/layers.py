@@ -37,9 +37,9 @@ def conv(
     """Pad a map on every side and convolve it.
 
     [N, H, W, C] -> [N, H/stride, W/stride, filters]. The padding is explicit, because Caffe and
-    torch pad all sides equally. With stride 2, the padding 'same' of Keras pads a map with an even
-    height and width only at the right and the bottom, which would shift the whole network by half a
-    pixel.
+    torch pad all sides equally. If the stride is 2, and height and width are even, Keras' padding
+    'same' adds pixels only at the right and the bottom, which would shift the whole network by half
+    a pixel.
     """
     padding = "same"
     if stride > 1:

@@ -197,7 +197,7 @@ class AnswerFile:
             raise ValueError(
                 f"{self._path} has the columns {found}, but this command writes "
                 f"{', '.join(self._columns)}; choose another file, or give the same options as "
-                "when it was begun"
+                "when the file was begun"
             )
         for number, row in enumerate(rows, 2):
             if len(row) != len(self._columns):

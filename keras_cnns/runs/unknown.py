@@ -214,7 +214,7 @@ def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
     if is_idx and data.channels != 1:
         raise ValueError(
             f"{unknown} has grey images, but the images of the run have {data.channels} channels; "
-            "name a directory of image files instead"
+            "give a directory of image files instead"
         )
     other = replace(
         data,

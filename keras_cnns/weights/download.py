@@ -13,7 +13,7 @@ This module adds what the two libraries lack:
 - A comparison with the published digest. get_file needs the complete digest, but torchvision
   publishes only the first eight digits. Besides, get_file writes a file under its final name before
   it compares the digest. hf_hub_download compares only the size of the file.
-- A clean standard output, on which get_file prints its progress.
+- A standard output without the progress, which get_file prints there.
 
 Environment variables:
 
