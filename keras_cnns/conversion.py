@@ -18,10 +18,10 @@ def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = Fa
     """Convert a file of any origin to a file of one of our models.
 
     The model has as many classes and channels as the file. If the file has no classifier, the model
-    has none either. If the model is saved as a `.keras` file, its images have the paper's size.
+    has none either. A model that is saved as a `.keras` file has inputs of the paper's image size.
 
     Args:
-        file: a file in a format that `read` accepts.
+        file: a file in a format that `keras_cnns.weights.read` accepts.
         name: a key of MODELS.
         to: the file to write: `.weights.h5`, or `.keras` for the whole model. It is written to a
             temporary directory and renamed into place.
@@ -29,7 +29,8 @@ def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = Fa
 
     Raises:
         ValueError: there is no such model, or `to` has another suffix.
-        WeightsError: `load` rejects the file, or the file lacks the auxiliary heads to convert.
+        WeightsError: `keras_cnns.weights.load` would reject the file, or the file lacks the
+            auxiliary heads to convert.
     """
     target = Path(to)
     if not target.name.endswith(_SUFFIXES):
@@ -51,8 +52,9 @@ def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = Fa
     report = load_tensors(model, tensors, str(file), architecture)
     if report.new_heads:
         raise WeightsError(
-            f"{file} does not have the auxiliary heads {', '.join(report.new_heads)} with "
-            "the number of classes of its main classifier; convert it without auxiliary heads"
+            f"{file} does not have the auxiliary heads {', '.join(report.new_heads)}, or they have "
+            "another number of classes than the main classifier; convert the file without "
+            "auxiliary heads"
         )
     _write(model, target)
     return report

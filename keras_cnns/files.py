@@ -133,7 +133,7 @@ def naming_the_file(path: Path) -> Iterator[None]:
 
 def describe_os_error(error: OSError) -> str:
     """Return a sentence for an error of the operating system: what failed, where and why."""
-    name = error.filename  # None for a failed write, for example; or a file descriptor
+    name = error.filename  # a path, a file descriptor, or None, for example after a failed write
     path = None if isinstance(name, int | None) else Path(os.fsdecode(name))
     if path is None and error.errno not in _CANNOT_WRITE:  # for example, an error of a connection
         return str(error.strerror)

@@ -69,7 +69,7 @@ def symbolic_build(model: keras.Model, batch: Any) -> None:
 
 
 def use_one_device_by_default(model: keras.Model) -> None:
-    """Let `fit` and `predict` of a model that was built in a strategy's scope forget the strategy.
+    """Let `fit` and `predict` ignore the strategy in whose scope the model was built.
 
     The attribute is `model._distribute_strategy`. With the strategy, Keras would divide batches
     itself, and could not predict a batch that leaves a replica without images.
@@ -127,7 +127,7 @@ def averaged_variables(optimizer: keras.optimizers.Optimizer) -> list[tuple[Any,
 
 
 def gradient_accumulators(optimizer: Any, variables: list[Any]) -> list[Any]:
-    """Return the accumulator of each variable, with `gradient_accumulation_steps`."""
+    """Return each variable's gradient accumulator; `gradient_accumulation_steps` must be set."""
     accumulators = optimizer._accumulated_gradients
     return [accumulators[optimizer._get_variable_index(variable)] for variable in variables]
 

@@ -186,9 +186,9 @@ def build(
         model: a key of MODELS.
         input_shape: (H, W, C) of the images, by default as in the paper; H and W may be None.
         classes: number of classes, K; by default as in the paper.
-        aux_heads: True adds the model's default auxiliary classifiers; a tuple of names adds a
-            classifier to each of these feature maps. Their outputs are named `aux1`, `aux2`, ... in
-            this order.
+        aux_heads: True adds the model's default auxiliary classifiers; a tuple of names of feature
+            maps adds a classifier to each of these maps. Their outputs are named `aux1`, `aux2`,
+            ... in this order.
         features: names of feature maps that become outputs, such as `stage3`.
         include_top: if False, build the model without its classifier.
         pooling: if there is no classifier, `avg` or `max` pools the last feature map to [N, C].

@@ -10,8 +10,8 @@ _WEBP = b"WEBP"
 def decode(content: tf.Tensor) -> tf.Tensor:
     """Decode an image without applying its EXIF orientation: bytes -> uint8 [h, w, 3].
 
-    TensorFlow's operations are fast. Use them only for images for which `decode_as_pillow` does not
-    return None.
+    The function uses TensorFlow's operations, which are fast. Call it only for images that
+    `decode_as_pillow` can decode.
     """
     pixels = tf.cond(
         tf.strings.substr(content, 8, 4) == _WEBP,

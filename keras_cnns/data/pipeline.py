@@ -113,7 +113,7 @@ class Split(abc.ABC):
             augmentation: the augmentation of the images. An Inception crop is impossible if the
                 images are kept in memory, because these images already have the network's size.
             class_weights: float32 [K]; the target of an image is multiplied by the weight of its
-                class, so that the target's sum is this weight.
+                class, and then sums to this weight.
             order: the order of the images in each epoch; by default, each image appears once, in
                 random order. Streams support only this default order.
             one_hot: return targets instead of labels; with label smoothing or mixing, targets are

@@ -10,7 +10,7 @@ _KERNELS = {"bilinear": "triangle"}  # interpolation -> its name in ScaleAndTran
 def preprocess(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """Resize the shorter side and crop the centre: uint8 [h, w, c] -> uint8 [H, W, C].
 
-    Only the pixels of the crop are computed, so that an image of 1 x 50,000,000 pixels takes no
+    Only the pixels of the crop are computed. An image of 1 x 50,000,000 pixels therefore takes no
     longer than other images.
 
     Args:

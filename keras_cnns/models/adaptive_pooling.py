@@ -11,7 +11,7 @@ class AdaptiveAveragePooling2D(keras.layers.Layer):
     """Average a map of any size over `size` x `size` windows that cover it.
 
     Along an axis of H pixels, window i begins at pixel floor(i H / size) and ends before pixel
-    ceil((i + 1) H / size), so that windows overlap if H is not a multiple of `size`.
+    ceil((i + 1) H / size). Windows therefore overlap if H is not a multiple of `size`.
 
     Args:
         size: number of windows along each axis, at least 1.

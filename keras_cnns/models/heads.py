@@ -132,9 +132,9 @@ def assemble(
         feature_maps: the body's named maps [N, H, W, C] in order; the last map is the output of the
             body.
         classes: number of classes, K.
-        aux_heads: True adds the model's default auxiliary classifiers; a tuple of names adds a
-            classifier to each of these feature maps. Their outputs are named `aux1`, `aux2`, ... in
-            this order.
+        aux_heads: True adds the model's default auxiliary classifiers; a tuple of names of feature
+            maps adds a classifier to each of these maps. Their outputs are named `aux1`, `aux2`,
+            ... in this order.
         default_aux_heads: the feature maps that `aux_heads=True` selects.
         auxiliary_step: the convolution of an auxiliary classifier, with normalisation and
             activation.

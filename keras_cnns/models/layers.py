@@ -37,9 +37,9 @@ def conv(
     """Pad a map on every side and convolve it.
 
     [N, H, W, C] -> [N, H/stride, W/stride, filters]. The padding is explicit, because Caffe and
-    torch pad all sides equally. With stride 2, the padding 'same' of Keras pads a map with an even
-    height and width only at the right and the bottom, which would shift the whole network by half a
-    pixel.
+    torch pad all sides equally. If the stride is 2, and height and width are even, Keras' padding
+    'same' adds pixels only at the right and the bottom, which would shift the whole network by half
+    a pixel.
     """
     padding = "same"
     if stride > 1:
@@ -158,7 +158,8 @@ class LocalResponseNormalization(keras.layers.Layer):
     """Normalise by the energy of the neighbouring channels: x / (1 + alpha / size * sum x^2)^beta.
 
     The formula is from Krizhevsky et al. 2012, section 3.3, except that alpha is divided by the
-    size of the window, as in Caffe, whose model bvlc_googlenet the layer reproduces.
+    size of the window, as in Caffe. The layer thus computes the same as the layers of Caffe's model
+    bvlc_googlenet.
 
     Args:
         size: number of channels in the window, an odd number; the channel itself is in the middle.

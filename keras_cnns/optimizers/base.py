@@ -19,7 +19,7 @@ from keras_cnns.optimizers.state import load_state, save_state
 
 
 def _dense(gradient: Any) -> Any:
-    """Return a gradient as a dense tensor, and add the sparse rows that have equal indices."""
+    """Return a gradient as a dense tensor; sparse rows with equal indices are summed."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

@@ -10,7 +10,7 @@ from keras_cnns import keras_internals
 def apply_on_replicas(optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
     """Sum the gradients of all replicas; then accumulate, clip, update and average.
 
-    Keras clips the gradients of each replica before it adds them, so that clipping by norm has a
+    Keras clips the gradients of each replica before it adds them. Clipping by norm then has a
     different result than on one device. Keras also rejects accumulation and averages on several
     replicas. In this function, each replica computes the same values from the same sum, and
     `extended.update` writes all variables.

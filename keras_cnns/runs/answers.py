@@ -34,7 +34,7 @@ class Answer:
     Attributes:
         file: the path as the user gave it.
         ranked: the labels and their probabilities, best first.
-        error: the reason why there is no prediction; "" if there is one.
+        error: the reason why there is no prediction; "" if there is a prediction.
         unknown: whether the highest probability is below the threshold.
     """
 
@@ -85,7 +85,7 @@ class AnswerFile:
     """A file of predictions, which may exist already.
 
     Attributes:
-        finished: a dict from each image file that has a row to whether this row is an error.
+        finished: image file -> whether its row is an error; only files with a row are keys.
     """
 
     def __init__(self, path: Path, top_k: int, *, has_threshold: bool = False) -> None:
@@ -97,8 +97,8 @@ class AnswerFile:
             has_threshold: whether the rows have a value `unknown`.
 
         Raises:
-            ValueError: the suffix is neither of these, or the existing file contains other columns
-                or no predictions.
+            ValueError: the suffix is neither .csv nor .jsonl, or the existing file contains other
+                columns or no predictions.
             OSError: the file cannot be read or written.
         """
         if path.suffix.lower() not in _SUFFIXES:
@@ -197,7 +197,7 @@ class AnswerFile:
             raise ValueError(
                 f"{self._path} has the columns {found}, but this command writes "
                 f"{', '.join(self._columns)}; choose another file, or give the same options as "
-                "when it was begun"
+                "when the file was begun"
             )
         for number, row in enumerate(rows, 2):
             if len(row) != len(self._columns):

@@ -13,7 +13,7 @@ from keras_cnns.files import replacing
 _COUNT = 24  # number of images
 _COLUMNS = 8
 _CAPTIONS = "captions"  # the key of the text in the PNG file: a JSON list
-_MIN_FRACTION = 0.01  # the caption names the classes of a mixed target from this fraction on
+_MIN_FRACTION = 0.01  # a caption omits the classes whose fraction of the target is lower
 
 
 def write_augmented(path: Path, images: Any, targets: Any, labels: Sequence[str]) -> None:

@@ -72,7 +72,7 @@ def check_data(path: Path, data_fingerprint: str) -> None:
         raise RunError(
             f"the training in {path} was begun with other data: the data had the fingerprint "
             f"{former}, and have the fingerprint {data_fingerprint} now. Choose another "
-            "directory, or restore those data to continue this training"
+            "directory, or restore the former data to continue this training"
         )
 
 
@@ -113,9 +113,7 @@ def _check_recipe(path: Path, recipe: Recipe) -> None:
     """Raise RunError unless the directory is empty, or its training has this recipe."""
     if not (path / CONFIG).exists():
         if any(PARTIAL not in each.name for each in path.iterdir()):
-            raise RunError(
-                f"{path} holds something already, but no {CONFIG}; choose another directory"
-            )
+            raise RunError(f"{path} is not empty, but has no {CONFIG}; choose another directory")
         return
     former = with_absolute_paths(read_config(path))  # earlier versions wrote relative paths
     if differences := _compare(former, with_absolute_paths(recipe)):

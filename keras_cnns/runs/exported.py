@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-MANIFEST = "model.json"  # this file of a version is written last
+MANIFEST = "model.json"  # of all files of a version, this one is written last
 
 
 def find_versions(model: Path) -> dict[int, Path]:

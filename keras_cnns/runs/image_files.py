@@ -1,6 +1,6 @@
 """Find image files by folder or pattern, and read them in batches.
 
-The batch of a bad file contains the error instead of the pixels.
+If a file cannot be read, its batch contains the error instead of the pixels.
 """
 
 import glob

@@ -52,7 +52,7 @@ def evaluate_folder(run: Run, folder: str | Path) -> FolderEvaluation:
     layout = read_layout(folder)
     if splits := sorted({file.split for file in layout.files if file.split}):
         raise ValueError(
-            f"{folder} has folders for the splits {', '.join(splits)}; name one of these folders, "
+            f"{folder} has folders for the splits {', '.join(splits)}; give one of these folders, "
             f"such as {folder}/{splits[0]}"
         )
     files = find_images(layout.files)

@@ -108,7 +108,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def read_config(path: Path) -> Recipe:
-    """Return the recipe that a run directory records, possibly in the format of an earlier version.
+    """Return the recipe of a run directory; its file may have the format of an earlier version.
 
     Raises:
         RunError: the recipe is damaged.

@@ -1,8 +1,8 @@
 """Measure how well scores distinguish images of known objects from images of unknown objects.
 
-The model predicts a split of the recipe, which shows objects of the known classes, and images of
-other objects. Two scores should be higher for the known images: the highest softmax probability
-(Hendrycks and Gimpel 2017) and the negative energy (Liu et al. 2020).
+The images of known objects are a split of the recipe; the images of unknown objects come from
+elsewhere. The model predicts both. Two scores should be higher for the known images: the highest
+softmax probability (Hendrycks and Gimpel 2017) and the negative energy (Liu et al. 2020).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -214,7 +214,7 @@ def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
     if is_idx and data.channels != 1:
         raise ValueError(
             f"{unknown} has grey images, but the images of the run have {data.channels} channels; "
-            "name a directory of image files instead"
+            "give a directory of image files instead"
         )
     other = replace(
         data,

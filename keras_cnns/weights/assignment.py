@@ -178,7 +178,7 @@ def _check_layout(
     if differences:
         raise WeightsError(
             f"{file} is from a network with {' and '.join(differences)}; "
-            "no model of keras_cnns computes that"
+            "keras_cnns has no such model"
         )
     if layout not in origin.layouts:
         fitting = models_that_fit(origin, tensors)

@@ -10,10 +10,10 @@ This module adds what the two libraries lack:
 - A time limit for a machine without a network. get_file waits as long as the operating system does,
   and hf_hub_download repeats its first request for minutes. Therefore a request of our own, which
   has a time limit, precedes each download; it also shows where the server redirects to.
-- A comparison with the published digest. get_file compares complete digests only, of which
-  torchvision publishes eight digits, and has then written to the final name. hf_hub_download
-  compares the size of the file only.
-- A clean standard output, on which get_file prints its progress.
+- A comparison with the published digest. get_file needs the complete digest, but torchvision
+  publishes only the first eight digits. Besides, get_file writes a file under its final name before
+  it compares the digest. hf_hub_download compares only the size of the file.
+- A standard output without the progress, which get_file prints there.
 
 Environment variables:
 
@@ -152,9 +152,9 @@ def _offline_by(row: Pretrained) -> str | None:
 def _mismatch(path: Path, row: Pretrained, announced: str = "") -> str | None:
     """Return why a file is not the published file; None if no difference is found.
 
-    The SHA-256 of a file from the hub is the one that the hub has announced, if given. Otherwise,
-    it is the name of the file to which the path links in the hub's cache, or the content of the
-    second file that earlier versions stored in Keras' cache.
+    For a file from the hub, `announced` is the SHA-256 that the hub has sent. If it is "", the
+    SHA-256 is known only if the path is a link in the hub's cache, to a file whose name is the
+    SHA-256, or if an earlier version stored the SHA-256 in a second file in Keras' cache.
     """
     kind, expected = row.checksum
     if kind == "hub-revision":
@@ -200,7 +200,7 @@ def _download(row: Pretrained) -> Path:
 
 
 def _download_from_hub(row: Pretrained, replace: bool) -> Path:
-    """Download a file to the hub's cache and verify it; replace a file there if told to."""
+    """Download a file to the hub's cache and verify it; `replace` ignores a cached file."""
     try:
         from huggingface_hub import get_hf_file_metadata, hf_hub_download
     except ModuleNotFoundError as error:

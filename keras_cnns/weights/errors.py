@@ -8,7 +8,8 @@ _SHOWN = 4  # maximum number of names of a kind in the first line of a message
 class WeightsError(ValueError):
     """A file of weights cannot be read or does not fit the model, and nothing was loaded.
 
-    The first line of the message summarizes the error; the names of all these tensors follow.
+    The first line of the message summarizes the error. The names of all missing, surplus, misshaped
+    and invalid tensors follow.
 
     Attributes:
         missing: tensors that the model needs and the file lacks.

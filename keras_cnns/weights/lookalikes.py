@@ -8,8 +8,8 @@ name is read from three places, in this order: the file's metadata (the `arch` o
 training checkpoint, the `__metadata__` of safetensors), the `architecture` in Hugging Face's
 `config.json` beside the file, and the name of the file (timm's `resnetblur50-84f4748f.pth`). If a
 file contains only a state dict of one of these three networks and was renamed, it is therefore
-loaded, and the model gives wrong results. The same is true for a ResNet v1, which strides in the
-1x1 convolution (see `torch_checkpoint`).
+loaded, and the model gives wrong results. The same is true for a ResNet v1, whose stride is in
+the 1x1 convolution (see `torch_checkpoint`).
 """
 
 import re

@@ -71,12 +71,12 @@ class Origin:
 
 LAYOUTS = {
     "googlenet": "has biases and no batch normalisation",
-    "googlenet_bn": "has 5x5 convolutions, as the paper",
+    "googlenet_bn": "has 5x5 convolutions, as in the paper",
     "googlenet_tv": "has 3x3 convolutions where the paper has 5x5",
-    "resnet": "normalises after each convolution and strides in a stage's first 3x3",
-    "resnet_v1": "normalises after each convolution and strides in a stage's first 1x1",
-    "resnet_v2": "normalises before each convolution and strides in a stage's first block",
-    "resnet_v2_keras": "normalises before each convolution and strides in a stage's last block",
+    "resnet": "normalises after convolutions, and has a stage's stride in its first 3x3",
+    "resnet_v1": "normalises after convolutions, and has a stage's stride in its first 1x1",
+    "resnet_v2": "normalises before convolutions, and has a stage's stride in its first block",
+    "resnet_v2_keras": "normalises before convolutions, and has a stage's stride in its last block",
 }
 
 
@@ -108,11 +108,12 @@ def layout_of_name(name: str) -> str:
 
 
 def translate(name: str, rules: Iterable[Rule]) -> str | None:
-    """Return a file's name for our layer `name`, by the first rule that matches; None if none does.
+    """Return the name that a file has for our layer `name`; None if no rule matches.
 
-    A template refers to the pattern's groups by name. If a group such as `block` is a number,
-    `block_before` is this number minus 1, and `block_after` is this number plus 1, because our
-    numbers begin with 1, and those of files may begin with 0 or 2.
+    The first rule that matches determines the name. A template refers to the pattern's groups by
+    name. If a group such as `block` is a number, `block_before` is this number minus 1, and
+    `block_after` is this number plus 1, because our numbers begin with 1, and those of files may
+    begin with 0 or 2.
     """
     for pattern, template in rules:
         if match := re.fullmatch(pattern, name):

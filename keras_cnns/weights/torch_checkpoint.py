@@ -1,7 +1,7 @@
 """The origins torchvision (ResNet, GoogLeNet) and timm (ResNet, ResNetV2).
 
 The tensors of ResNet and ResNeXt have the same names in torchvision and timm. Both packages have
-ResNet v1.5. The file of a network that strides in the 1x1 convolution (v1) has the same names and
+ResNet v1.5. The file of a ResNet v1, whose stride is in the 1x1 convolution, has the same names and
 shapes and cannot be distinguished, so the caller chooses between `resnet50` and `resnet50_v1`.
 `lookalikes` recognizes timm's variants.
 

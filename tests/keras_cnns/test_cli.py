@@ -101,7 +101,7 @@ def test_help_imports_nothing_heavy() -> None:
             2,
             "training.epochs is 0",
         ),
-        (["train", "--recipe", "digits-resnet20", "--run", "/"], 2, "holds something already"),
+        (["train", "--recipe", "digits-resnet20", "--run", "/"], 2, "is not empty, but has no"),
         (["evaluate", "no/such/run"], 1, "there is no run directory no/such/run"),
         (["evaluate", __file__], 1, f"{__file__} is a file; a run is a directory"),
         (["report", __file__], 1, f"{__file__} is a file; a run is a directory"),

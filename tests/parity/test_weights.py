@@ -239,7 +239,7 @@ ONES = torch.ones(3, 3)
             "contains more than tensors: torch.nn.modules.linear.Linear",
         ),
         (lambda: [1, 2], "is not a dict of tensors by name"),
-        (lambda: {"epoch": 3}, "is not a dict of tensors by name.*; 'epoch' in it is int"),
+        (lambda: {"epoch": 3}, "is not a dict of tensors by name.*; its entry 'epoch' is int"),
         (lambda: {"w": ONES.to_sparse()}, "w is a sparse tensor .torch.sparse_coo.; convert it"),
         (lambda: {"w": ONES.to_sparse_csr()}, "w is a sparse tensor .torch.sparse_csr."),
         (lambda: {"w": ONES.to("meta")}, "w is a meta tensor: it has a shape and no values"),

@@ -29,8 +29,8 @@ def augment_batch(
             random numbers.
         classes: the number of classes, K, of the targets; if None, labels are returned instead.
         class_weights: float32 [K]; each target is multiplied by the weight of its class before
-            mixing. The weight of a mixed image is therefore lambda times the weight of the first
-            image plus 1 - lambda times the weight of the second.
+            mixing. The weight of a mixed image is therefore lambda * w1 + (1 - lambda) * w2, where
+            w1 and w2 are the weights of the two images.
     """
     count = tf.shape(labels)[0]
     draws = draw_uniform(start, count, _DRAWS)

@@ -1,7 +1,7 @@
 """RandAugment: a few operations drawn for each image (Cubuk et al. 2019, arXiv:1909.13719).
 
 `keras.layers.RandAugment` is not used: Keras 3.15 draws its operations once per batch instead of
-once per image, and ignores its seed, so that a training could not be resumed exactly.
+once per image, and ignores its seed. A training with it could not be resumed exactly.
 """
 
 import math
@@ -71,7 +71,7 @@ def _posterize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def _solarize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Invert the levels at or above a threshold, which falls from 256 to 0 with the strength."""
+    """Invert the levels at or above a threshold; a higher strength lowers it, from 256 to 0."""
     return tf.where(image < 256 * (1 - tf.abs(strength)), image, 255 - image)
 
 

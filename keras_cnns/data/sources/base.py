@@ -155,13 +155,13 @@ def fits_in_memory(config: DataConfig, count: int) -> bool:
 
 
 def splits_in_recipe(config: DataConfig) -> tuple[str, ...]:
-    """Return the names of a recipe's splits, without slicing."""
+    """Return the names of a recipe's splits, without their slices."""
     specs = (config.train_split, config.validation_split, config.test_split)
     return tuple(sorted({name for spec in specs for name in split_names(spec)}))
 
 
 def split_names(spec: str) -> list[str]:
-    """Return the names of the splits in `train[:90%]` or `train+test`, without slicing."""
+    """Return the names of the splits in a text such as `train[:90%]+test`, without their slices."""
     return [part.strip().partition("[")[0] for part in spec.split("+")]
 
 

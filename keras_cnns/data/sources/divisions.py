@@ -28,8 +28,8 @@ _VERSION = 1  # changes with the format of the archives and with the rule of the
 def archive_path(files: Sequence[str]) -> Path | None:
     """Return the path of the archive for the files as they are now; None if nothing can be cached.
 
-    Call this function before the images are read: their division belongs to this state of the
-    files, even if the files change later.
+    Call this function before the images are read. If the files change after the call, the path
+    still denotes their former state; for the changed files, this function returns another path.
     """
     directory = cache_directory()
     times = [read_times(Path(file)) for file in files]

@@ -167,7 +167,7 @@ def assign_folds(contents: Contents, count: int) -> np.ndarray:
 
 
 def _read_contents(images: IndexedImages) -> Contents:
-    """Return the contents of images that are not files, from their pixels."""
+    """Compute the `Contents` of images that are not files from their pixels."""
     indices = without_autotuning(
         tf.data.Dataset.range(images.count).map(
             images.read, num_parallel_calls=available_cores(), deterministic=True

@@ -2,7 +2,7 @@
 
 The recipe sets the size and the number of the images.
 
-An image is a function of its index and is drawn when it is needed, so that large experiments need
+An image is a function of its index and is drawn when it is needed. Large experiments therefore need
 no download and no disk space. Only the shape depends on the class: colour, position, size, angle
 and noise are drawn at random.
 """

@@ -57,7 +57,7 @@ class TfdsSource:
         if lacks_validation and len(names) > 1 and "train" in names:
             raise ValueError(
                 f"{name} has no validation split: it is created from a part of the training "
-                f"images, and {split!r} would include this part. Name parts of the training split "
+                f"images, and {split!r} would include this part. Use parts of the training split "
                 'for training and for validation, such as "train[:90%]" and "train[90%:]"'
             )
         if not lacks_validation or names[0] not in DIVIDED:
@@ -89,7 +89,7 @@ def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
     if isinstance(images, ImageStream):
         raise ValueError(
             f"{config.name} has no validation split, and is too large to create one from the "
-            "training images by content; name parts of its training split for training and for "
+            "training images by content; use parts of its training split for training and for "
             'validation, such as "train[:95%]" and "train[95%:]"'
         )
     archive = divisions.archive_path(tfds_files.list_files(config.name, "train"))

@@ -35,7 +35,7 @@ def open_builder(name: str) -> tfds.core.DatasetBuilder:
         builder = tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, AssertionError, ValueError) as error:
         near = get_close_matches(name, {Digits.name, *tfds.list_builders()}, n=3)
-        hint = f" Near names: {', '.join(near)}." if near else ""
+        hint = f" Similar names: {', '.join(near)}." if near else ""
         # Keep only the first line of the error; the other lines list all data sets.
         reason = str(error).strip().partition("\n")[0] or "not found"
         raise ValueError(f"there is no data set {name!r} ({reason}).{hint}") from None

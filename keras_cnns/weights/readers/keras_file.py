@@ -35,7 +35,9 @@ def read_keras(path: Path) -> Checkpoint:
         with zipfile.ZipFile(path) as archive:
             member = archive.getinfo("model.weights.h5")
             if member.file_size > path.stat().st_size:
-                raise WeightsError(f"{path}: {member.filename} in it claims more bytes than it has")
+                raise WeightsError(
+                    f"{path} is damaged: its {member.filename} claims more bytes than the file has"
+                )
             content = io.BytesIO(archive.read(member))
     except (zipfile.BadZipFile, KeyError, OSError, RuntimeError) as error:
         raise WeightsError(f"{path} is not a readable Keras archive: {error}") from error

@@ -97,7 +97,7 @@ class _Unpickler(pickle._Unpickler):
     """An unpickler that builds only dicts, lists, tuples, numbers, strings and `PlainTensor`s.
 
     The class derives from the unpickler that is written in Python. The unpickler in C allocates
-    memory for any memo index in a file, so that a few bytes can cost gigabytes.
+    memory for any memo index in a file. A few bytes could therefore cost gigabytes.
 
     Attributes:
         storages: key -> storage of tensors.

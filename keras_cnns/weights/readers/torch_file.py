@@ -95,7 +95,9 @@ def read_torch(path: Path) -> Checkpoint:
     tensors = _unwrap(content, path)
     others = [name for name, each in tensors.items() if not isinstance(each, torch.Tensor)]
     if not tensors or others:
-        found = f"; {others[0]!r} in it is {type(tensors[others[0]]).__name__}" if others else ""
+        found = (
+            f"; its entry {others[0]!r} is {type(tensors[others[0]]).__name__}" if others else ""
+        )
         raise WeightsError(f"{path} is not a dict of tensors by name, as state_dict() gives{found}")
     _check_tensors(tensors, path)
     arrays: dict[tuple[Any, ...], Array] = {}

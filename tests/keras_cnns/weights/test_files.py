@@ -113,7 +113,7 @@ def without_weights(path: Path) -> None:
         (".weights.h5", twice, "stem_conv/kernel is in it twice"),
         (".weights.h5", nameless, "lacks the names of its layers"),
         (".keras", garbage, "is not a readable Keras archive"),
-        (".keras", bomb, "claims more bytes than it has"),
+        (".keras", bomb, "claims more bytes than the file has"),
         (".keras", without_weights, "is not a readable Keras archive"),
         (
             ".npz",

@@ -82,10 +82,10 @@ def test_every_tensor_of_a_deeper_model_is_assigned() -> None:
         (
             "ResNet50",
             "resnet50",
-            "strides in a stage's first 1x1; resnet50 normalises after each convolution and "
-            "strides in a stage's first 3x3; resnet50_v1 can load it",
+            "a stage's stride in its first 1x1; resnet50 normalises after convolutions, and "
+            "has a stage's stride in its first 3x3; resnet50_v1 can load it",
         ),
-        ("ResNet50V2", "resnet50_v2", "strides in a stage's last block; resnet50_v2 normalises"),
+        ("ResNet50V2", "resnet50_v2", "stride in its last block; resnet50_v2 normalises"),
         ("ResNet50V2", "resnet50_v1", "resnet50_v2_keras can load it"),
         ("ResNet50", "googlenet_tv", "resnet50_v1 can load it"),
     ],

@@ -172,7 +172,9 @@ class _RowReader:
         label = self._find_label(row[LABEL]) if row.get(LABEL, "").strip() else ""
         exclude = _parse_exclude(row.get(EXCLUDE, ""))
         if not label and not exclude:
-            raise ValueError(f"{row[FILE]!r} has neither a label nor {YES!r} in {EXCLUDE!r}")
+            raise ValueError(
+                f"{row[FILE]!r} has neither a label nor {YES!r} in the column {EXCLUDE!r}"
+            )
         if exclude and label and label != self._own[file]:
             raise ValueError(
                 f"{row[FILE]!r} has the new label {label!r}, and is excluded too; keep only one "
@@ -205,7 +207,7 @@ class _RowReader:
 
     @functools.cached_property
     def _composed(self) -> dict[str, Path]:
-        """Return name -> file; the names are in Unicode's composed form, as most systems use."""
+        """Return name -> file; the names are in Unicode's composed form, as on most systems."""
         return {_compose(name): file for name, file in self._by_name.items()}
 
     @functools.cached_property

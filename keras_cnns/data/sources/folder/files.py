@@ -45,7 +45,7 @@ _BRANDS = {
     ),
 }
 _TIFF = (b"II*\0", b"MM\0*")
-_PROGRESS_FROM = 2_000  # number of files from which the progress is shown
+_PROGRESS_FROM = 2_000  # the progress is shown if at least this many files are read
 Keep = Callable[[Path, tf.Tensor], None]  # receives an image's upright pixels, uint8 [h, w, 3]
 
 
@@ -140,7 +140,7 @@ def recall_images(root: str | Path, found: Iterable[FoundFile]) -> tuple[ImageFi
 
 
 def list_images(layout: Layout) -> tuple[ImageFile, ...]:
-    """Return the files with an image's suffix without opening them.
+    """Return the files whose names have an image's suffix; do not open them.
 
     Their digest, format and size are therefore unknown.
 
@@ -182,7 +182,7 @@ def no_images(root: str | Path, layout: Layout) -> ValueError:
 def inspect_file(
     file: FoundFile, keep: Keep | None = None, *, decode: bool = True
 ) -> ImageFile | None:
-    """Read and decode a file; return None if its suffix and its content show no image.
+    """Read and decode a file; return None if neither its suffix nor its content is an image's.
 
     Args:
         file: the file, its class and its split.

@@ -23,8 +23,8 @@ class Finding:
     Attributes:
         title: the name of the problem.
         lines: one line for each file or class; empty if there is no such problem.
-        is_error: whether training is refused because of this problem: it could not read the files,
-            or its metrics would be wrong.
+        is_error: whether training is refused because of this problem: either the files cannot be
+            read, or the metrics would be wrong.
         to_skip: the files that --skip-bad leaves out.
     """
 
@@ -211,7 +211,10 @@ def _copies(files: Iterable[ImageFile]) -> list[list[ImageFile]]:
 
 
 def _copies_to_skip(group: Sequence[ImageFile]) -> list[ImageFile]:
-    """Return the copies to skip: all except those in the last split (train, validation, test)."""
+    """Return the copies to skip: those that are not in the last of their splits.
+
+    The order of the splits is train, validation, test.
+    """
     order = ("train", "validation", "test")
     last = max((file.split or "train" for file in group), key=order.index)
     return [file for file in group if (file.split or "train") != last]

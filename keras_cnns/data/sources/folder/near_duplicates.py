@@ -6,7 +6,7 @@ Among the 70,000 images of Fashion-MNIST, which are all different, 172 (0.25 %) 
 near-duplicate.
 
 Images of one colour are in no group. After subtraction of its mean, the thumbnail of such an image
-is zero or noise, so that any two such images might be grouped. For example, all black frames in a
+is zero or noise. Any two such images might therefore be grouped: for example, all black frames in a
 folder would form a group.
 """
 

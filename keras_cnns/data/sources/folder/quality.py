@@ -11,7 +11,8 @@ from pathlib import Path
 from keras_cnns.data.sources.folder.findings import Finding, printable
 from keras_cnns.data.sources.folder.image_file import ImageFile
 
-_TINY_FRACTION = 0.25  # images below this fraction of the median side are tiny
+# An image is tiny if its shorter side is below this fraction of the median shorter side.
+_TINY_FRACTION = 0.25
 
 
 def find_near_duplicates(root: Path, files: Iterable[ImageFile]) -> tuple[Finding, ...]:
@@ -37,7 +38,7 @@ def find_near_duplicates(root: Path, files: Iterable[ImageFile]) -> tuple[Findin
             lambda splits, _: splits,
         ),
         finding(
-            "near-duplicates in different classes, so that one of the labels may be wrong",
+            "near-duplicates in different classes, whose labels may be wrong",
             lambda splits, labels: labels and not splits,
         ),
         finding(

@@ -160,7 +160,7 @@ class Folder:
         )
 
     def _contents(self, members: Sequence[ImageFile]) -> Contents:
-        """Return the `Contents` of some files; near-duplicates may be in all split folders."""
+        """Return the `Contents` of some files; compare them with the files of all split folders."""
         grouped = with_near_duplicates(self._config.path, self._usable)
         keys = {file.path: file.content for file in grouped}
         indices = {label: index for index, label in enumerate(_labels(self._usable))}

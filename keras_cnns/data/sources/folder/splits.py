@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from keras_cnns.data.sources.by_content import FRACTIONS, split_by_fraction
 from keras_cnns.data.sources.folder.image_file import ImageFile
 
-_SMALL_FOLDER = 30  # number of images up to which a class may by chance be missing in a split
+# If at most this many images are split by content, a split may by chance lack a class.
+_SMALL_FOLDER = 30
 
 
 def assign_splits(files: Sequence[ImageFile], wanted: Iterable[str]) -> dict[str, list[ImageFile]]:
@@ -52,7 +53,7 @@ def find_scarce_classes(
 ) -> tuple[int, dict[str, int]]:
     """Return the number of different images that each class needs, and the classes with fewer.
 
-    These classes are a dict from the class to its number of different images.
+    These classes are returned as a dict: class -> number of different images.
 
     The training split, and every split that is created from it, needs one image of each class. A
     group of near-duplicates counts as one image. If more than `_SMALL_FOLDER` images are split, no

@@ -134,9 +134,9 @@ def test_near_duplicates_are_on_one_side_and_all_others_where_they_were(tmp_path
         assert sorted(again[split], key=lambda file: file.path) == members
 
     found = {each.title: each.lines for each in check_folder(tmp_path).findings if each.lines}
-    assert found[
-        "near-duplicates in different classes, so that one of the labels may be wrong"
-    ] == ("a/04.png ~ b/04 again 60.jpg ~ b/04 again 75.jpg ~ b/04 again 90.jpg",)
+    assert found["near-duplicates in different classes, whose labels may be wrong"] == (
+        "a/04.png ~ b/04 again 60.jpg ~ b/04 again 75.jpg ~ b/04 again 90.jpg",
+    )
     inside = found["near-duplicates within a class, which are kept in the same split"]
     assert len(inside) == 9
     assert "a/00 again 60.jpg ~ a/00 again 75.jpg ~ a/00 again 90.jpg ~ a/00.png" in inside
