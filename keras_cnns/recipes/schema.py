@@ -187,7 +187,7 @@ class DataConfig:
         if self.fold and self.validation_split in (self.train_split, self.test_split):
             other = "train" if self.validation_split == self.train_split else "test"
             raise ValueError(
-                "the training and the validation images are divided into folds, so that "
+                "because the training and the validation images are divided into folds, "
                 "validation_split must differ from train_split and from test_split; "
                 f"{other}_split and validation_split are both {self.validation_split!r}"
             )

@@ -107,7 +107,7 @@ def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]
         listed, count = " or ".join(f"{each:.0%}" for each in missing), min_answered(missing[0])
         sentences.append(
             f"There is no threshold for {listed} correct answers: at least {count} answers with "
-            f"{'this accuracy' if len(missing) == 1 else 'the lowest of these accuracies'} would "
+            f"{'this accuracy' if len(missing) == 1 else f'an accuracy of {missing[0]:.0%}'} would "
             "be needed."
         )
     return sentences

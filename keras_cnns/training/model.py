@@ -146,7 +146,10 @@ def _make_optimizer(
 
 
 def _learning_rate_multipliers(config: OptimizerConfig, model: keras.Model) -> dict[str, float]:
-    """Return pattern -> factor of the learning rate, for the variables whose paths match it."""
+    """Return a dict: a pattern of paths -> a factor of the learning rate.
+
+    The factor applies to each variable whose path matches the pattern.
+    """
     multipliers = {}
     if config.bias_learning_rate_multiplier != 1:
         multipliers["bias"] = config.bias_learning_rate_multiplier
@@ -163,7 +166,7 @@ def _learning_rate_multipliers(config: OptimizerConfig, model: keras.Model) -> d
 
 
 def for_outputs(model: keras.Model, dataset: Any) -> Any:
-    """Return the batches; for a model with several outputs, with a dict of the labels by output."""
+    """Return the batches; if the model has several outputs, repeat the labels for each output."""
     if not isinstance(model.output, dict):
         return dataset
     names = list(model.output)

@@ -24,7 +24,7 @@ class Plan:
 
     @property
     def search_ends(self) -> float:
-        """Return the seconds from the start of the search after which no trial may run."""
+        """Return after how many seconds of the search all of its trials must have ended."""
         return self.total - self.reserved
 
     def fitting(self, spent: float) -> int:

@@ -63,7 +63,7 @@ class TensorBoard(StepCounter):
         """Close the files."""
         writers, self._writers = self._writers, {}
         for writer in writers.values():
-            # The disk may be full, about which a warning was printed before.
+            # If the disk is full, a warning has already been printed.
             with contextlib.suppress(Exception):
                 writer.close()
 
