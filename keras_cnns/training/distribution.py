@@ -144,8 +144,8 @@ def on_local_devices(count: int) -> Distribution:
     found = jax.devices()
     if len(found) < count:
         raise DistributionError(
-            f"the number of devices ({found[0].platform}) is {len(found)}; use --devices with at "
-            "most this number"
+            f"--devices is {count}, but the number of devices ({found[0].platform}) is only "
+            f"{len(found)}; use at most {len(found)}"
         )
     return Distribution(tuple(found[:count]))
 

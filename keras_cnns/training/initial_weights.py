@@ -45,7 +45,8 @@ def check_initial_weights(recipe: Recipe) -> None:
     if (data.image_size, data.resize_shorter) != expected:
         print_message(
             f"the weights {row.name} were evaluated with image_size = {expected[0]} and "
-            f"resize_shorter = {expected[1]}; the recipe has {data.image_size} and {data.resize_shorter}"
+            f"resize_shorter = {expected[1]}; the recipe has {data.image_size} and "
+            f"{data.resize_shorter}"
         )
     fetch(row)
 

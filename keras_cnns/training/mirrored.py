@@ -85,8 +85,8 @@ def on_local_replicas(count: int) -> Distribution:
     found = tf.config.list_logical_devices(kind)
     if len(found) < count:
         raise DistributionError(
-            f"the number of devices ({kind.lower()}) is {len(found)}; use --devices with at most "
-            "this number"
+            f"--devices is {count}, but the number of devices ({kind.lower()}) is only "
+            f"{len(found)}; use at most {len(found)}"
         )
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it would list the devices
     names = tuple(device.name for device in found[:count])

@@ -134,8 +134,8 @@ def _make_optimizer(
         optimizer = kind(**common, **config.arguments, weight_decay=config.weight_decay or None)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"optimizer.arguments do not fit {kind.__name__} "
-            f"({', '.join(inspect.signature(kind).parameters)}): {error}"
+            f"optimizer.arguments do not fit {kind.__name__}, which has the arguments "
+            f"{', '.join(inspect.signature(kind).parameters)}: {error}"
         ) from None
     if not config.weight_decay_on_norm_and_bias:
         names = [

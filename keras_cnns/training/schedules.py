@@ -19,8 +19,8 @@ def _step(config: OptimizerConfig, peak: float, steps: int, steps_per_epoch: int
     return schedules.PiecewiseConstantDecay([each - 1 for each in boundaries], rates)
 
 
-# Name -> function of (configuration, peak, steps of the training, steps per epoch) that returns the
-# schedule.
+# Name -> a function that takes the configuration, the peak, the number of steps of the training and
+# the number of steps per epoch, and returns the schedule.
 SCHEDULES: dict[str, Callable[[OptimizerConfig, float, int, int], Any]] = {
     "constant": lambda config, peak, steps, epoch: peak,
     "step": _step,

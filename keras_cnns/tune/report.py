@@ -25,7 +25,7 @@ from keras_cnns.tune.study import Trial
 
 PAGE = "tune.html"
 _ACCURACY = "validation accuracy"
-_MIN_FOR_COORDINATES = 2  # minimum number of trials
+_MIN_FOR_COORDINATES = 2  # minimum number of trials for the chart of parallel coordinates
 
 
 def write_report(request: Request, outcome: Outcome) -> Path:

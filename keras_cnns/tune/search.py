@@ -378,7 +378,9 @@ def _open_state(request: Request) -> dict[str, Any]:
         state["spent"], state["began"] = float(state["spent"]), float(state["began"])
         state["trial"], state["searched"] = state["trial"], state["searched"]
         if not 0 <= state["began"] <= state["spent"] < math.inf:
-            raise ValueError(f"began is {state['began']}, and spent is {state['spent']}")
+            raise ValueError(
+                f"the times began = {state['began']} and spent = {state['spent']} are impossible"
+            )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged: {error}; remove {request.folder}, or choose another directory"

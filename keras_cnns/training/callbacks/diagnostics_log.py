@@ -57,7 +57,8 @@ class DiagnosticsLog(keras.callbacks.Callback):
         except OSError as error:
             if is_first:
                 print_message(
-                    f"cannot write {self.path}: {error.strerror}; the next measurement tries again"
+                    f"cannot write {self.path}: {error.strerror}; writing is tried again after the "
+                    "next measurement"
                 )
         else:
             self._waiting = ""

@@ -246,5 +246,5 @@ class Resume(StepCounter):
                         f"{error}; no checkpoint in {self.directory} is intact: remove all of them "
                         "to train from the beginning"
                     ) from error
-                print_message(f"{error}; resuming from the older {paths[number]}")
+                print_message(f"{error}; resuming from the older checkpoint {paths[number]}")
         return None

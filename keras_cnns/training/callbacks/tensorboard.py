@@ -87,6 +87,7 @@ class TensorBoard(StepCounter):
         except (OSError, tf.errors.OpError) as error:
             if not self._has_warned:
                 print_message(
-                    f"cannot write {self.directory}: {error}; its charts will lack some steps"
+                    f"cannot write {self.directory}: {error}; the charts in TensorBoard will lack "
+                    "some steps"
                 )
             self._has_warned = True
