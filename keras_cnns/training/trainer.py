@@ -58,7 +58,7 @@ def train(
             that is printed includes them.
         distribution: the devices of the training, by default one device. With several processes,
             each of them makes this call; see `processes.connected`.
-        quiet: whether to print only problems, and neither the epochs nor the result.
+        quiet: if true, print only problems, but not the epochs and the result.
 
     Returns:
         The finished run, with the model of the epoch with the best validation accuracy. Its

@@ -79,7 +79,7 @@ def _render(request: Request, outcome: Outcome) -> str:
         ),
         page.Section(
             "Settings and accuracy",
-            "Each line is a trial, and the darker it is, the higher is its accuracy. A setting "
+            "Each line is a trial, and darker lines have a higher accuracy. A setting "
             "matters if the dark lines cross its axis close together.",
             [page.Charts([_coordinates(request.space, outcome)], downloads=True, wide=True)],
         ),
