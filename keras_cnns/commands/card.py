@@ -15,7 +15,8 @@ def card(
         typer.Option(
             "--model",
             metavar="models/NAME",
-            help="The run's exported model; adds its formats and their comparison with Keras.",
+            help="The run's exported model; the card then also lists its formats and their "
+            "comparison with Keras.",
         ),
     ] = None,
     to: Annotated[

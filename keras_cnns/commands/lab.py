@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _ALL = "all"
 _MAX_PROCESSES = 8
-_CORES = 2  # of the machine for which `lab list` states the durations
+_CORES = 2  # `lab list` states the durations for a machine with this number of cores
 _REFRESH = 0.5  # seconds between two drawings of the progress
 
 app = typer.Typer(no_args_is_help=True)

@@ -34,7 +34,7 @@ def show(
     size: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Height and width of the input in pixels; the paper's by default."
+            min=1, help="Height and width of the input in pixels; by default those of the paper."
         ),
     ] = None,
     channels: Annotated[int, typer.Option(min=1, help="Number of channels of the input.")] = 3,

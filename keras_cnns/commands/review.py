@@ -9,7 +9,7 @@ import typer
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.table import print_table
 
-_SHOWN = 10  # labels
+_SHOWN = 10  # number of labels that are printed
 
 
 def review(

@@ -68,9 +68,9 @@ def tune(
         typer.Option(
             min=0,
             max=100,
-            help="Number of seeds with which the recipe and the best settings are trained at the "
-            "end, at least 2. With 0 there is no such comparison, and best.toml has the settings "
-            "of the best trial.",
+            help="At the end, the recipe and the best settings are trained with this number of "
+            "seeds (at least 2), and compared. With 0, they are not compared, and best.toml has "
+            "the settings of the best trial.",
         ),
     ] = 3,
     trials: Annotated[

@@ -42,7 +42,7 @@ class Effect:
     min_effect: float
     """The smallest effect that counts, in `unit`; it is fixed before the run. If the paper gives
     an effect, the smallest effect is at least a quarter of it. If the claim is that something is
-    not worse, the smallest effect is negative: minus the largest deterioration that still counts
+    not worse, the smallest effect is negative: with -1, a deterioration by less than 1 still counts
     as not worse."""
     value: Callable[[Measurements], float]
     """Compute the effect from the measurements of one seed, usually as a difference or a ratio of

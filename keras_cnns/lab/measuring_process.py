@@ -16,7 +16,8 @@ from keras_cnns.quiet import quiet_stderr
 if TYPE_CHECKING:
     from keras_cnns.lab.experiment import Settings
 
-# Receives the index of the seed in this run, the finished fraction of it, and what runs now.
+# Receives the index of a seed in this run, the finished fraction of the seed's measurements, and a
+# text that names what is running.
 Reports = SimpleQueue[tuple[int, float, str]]
 
 _reports: Reports

@@ -105,7 +105,7 @@ def describe_decision(decision: Decision, deterministic: bool) -> str:
     if deterministic:
         interval = ""
     elif seeds < 2:
-        interval = " (one seed, so that there is no interval)"
+        interval = " (one seed, therefore no interval)"
     else:
         interval = (
             f" (mean of {seeds} seeds; interval from {_number(decision.low)} to "

@@ -14,7 +14,8 @@ from keras_cnns.lab.workers import Seed, measure_all
 _PLAN = "lab.json"  # the settings and the number of seeds of each experiment that was started
 _EFFORTS = (1.0, 0.5, 0.25, 0.1)
 _TIME_IS_OVER = "; the time is over, and the same command continues the run"
-_UNFINISHED = 0.999  # the largest fraction of a seed whose measurements are not in the cache yet
+# Maximum of the finished fraction of a seed, until its measurements are in the cache.
+_UNFINISHED = 0.999
 _MIN_SEEDS = 3  # a t interval of two seeds is so wide that it decides almost nothing
 
 
@@ -107,7 +108,8 @@ def run_experiments(
     wanted = {each.name: 1 if each.deterministic else size.seeds for each in experiments}
     expected = {each.name: size.seconds(each) / wanted[each.name] for each in experiments}
     whole = sum(expected[name] * count for name, count in wanted.items())
-    fractions = {name: [0.0] * count for name, count in wanted.items()}  # finished, of each seed
+    # The finished fraction of each seed.
+    fractions = {name: [0.0] * count for name, count in wanted.items()}
     waiting = {name: set(range(count)) for name, count in wanted.items()}
     started: dict[Seed, float] = {}
     pace = _Pace()
@@ -154,7 +156,7 @@ def run_experiments(
 
 
 class _Pace:
-    """The duration of finished measurements, divided by the expected one, but at least 1."""
+    """The measured duration of finished seeds divided by their expected duration, at least 1."""
 
     def __init__(self) -> None:
         self.factor = 1.0
@@ -176,7 +178,7 @@ def read_plan(folder: Path) -> dict[str, Size]:
     path = folder / _PLAN
     if not path.exists():
         raise ValueError(
-            f"{path} does not exist, so that there are no measurements; to measure, run: "
+            f"{path} does not exist: the directory contains no measurements. To measure, run: "
             "keras-cnns lab run all --to DIR"
         )
     plan = json.loads(path.read_text("utf-8"))

@@ -87,7 +87,7 @@ def decide(
 
 
 def seeds_to_decide(decision: Decision) -> int | None:
-    """Return how many seeds would be enough if the mean and the standard deviation stay the same.
+    """Return how many seeds would decide about an effect, if mean and deviation stay the same.
 
     Returns:
         The number; None if it is above a thousand, or if there is only one seed and therefore no

@@ -1,7 +1,7 @@
 """Measure several seeds at the same time, each in a process with one thread.
 
-The networks are so small that two processes with one thread each measure about 1.4 times as many
-seeds in the same time as one process with two threads.
+The networks are small. Two processes that have one thread each therefore measure about 1.4 times as
+many seeds per hour as one process that has two threads.
 """
 
 import multiprocessing
@@ -20,7 +20,7 @@ from keras_cnns.lab.experiment import Experiment, Settings
 from keras_cnns.lab.measuring import measure
 from keras_cnns.lab.measuring_process import Reports, measure_here, prepare
 
-_REPORT_SECONDS = 0.2  # the time between two looks at what the processes report
+_REPORT_SECONDS = 0.2  # the time after which the reports of the processes are read again
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Seed:
     folder: Path
 
 
-# Receives a seed that is being measured, the finished fraction of it, and what runs now.
+# Receives a seed that is being measured, the finished fraction of its measurements, and a text that
+# names what is running.
 SeedReport = Callable[[Seed, float, str], None]
 
 

@@ -187,7 +187,7 @@ class DataConfig:
         if self.fold and self.validation_split in (self.train_split, self.test_split):
             other = "train" if self.validation_split == self.train_split else "test"
             raise ValueError(
-                "the training and the validation images are divided into folds, so that "
+                "because the training and the validation images are divided into folds, "
                 "validation_split must differ from train_split and from test_split; "
                 f"{other}_split and validation_split are both {self.validation_split!r}"
             )
@@ -375,8 +375,8 @@ class ClassBalanceConfig:
 
     weights: Literal["none", "inverse", "effective_number"] = "none"
     """The loss of an image is multiplied by the weight of its class, and the loss of a batch is the
-    weighted mean of its images. For a class of n training images, the weight is 1 / n with
-    "inverse", and (1 - beta) / (1 - beta^n) with "effective_number" (Cui et al. 2019,
+    weighted mean of the losses of its images. For a class of n training images, the weight is 1 / n
+    with "inverse", and (1 - beta) / (1 - beta^n) with "effective_number" (Cui et al. 2019,
     equation 2)."""
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """This is the beta of "effective_number". If it is 0, all classes have the same weight. If it

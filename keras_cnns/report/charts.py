@@ -500,7 +500,7 @@ def animate_contours(
 def confusion(title: str, counts: np.ndarray, labels: Sequence[str]) -> Chart:
     """Draw a confusion matrix [K, K], true classes in rows.
 
-    The colour of a cell shows which fraction of the images in its row the cell contains.
+    The colour of a cell shows its count as a fraction of the sum of its row.
     """
     classes = len(labels)
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -133,7 +133,7 @@ def _describe_test_images(runs: Mapping[str, Records]) -> str:
 
 
 def _summarize_seeds(runs: Mapping[str, Records]) -> list[tuple[str, ...]]:
-    """Return a row of `SEED_COLUMNS` for each group of finished runs that differ only in the seed.
+    """Return a row (`SEED_COLUMNS`) for each group of finished runs that differ only in the seed.
 
     If several runs have the same seed, only the first of them counts, because the others repeat it.
     """
@@ -170,7 +170,7 @@ def _validation_accuracy(records: Records) -> float:
 
 
 def _summaries(runs: dict[str, Records]) -> list[tuple[str, ...]]:
-    """Return each run's row of `COLUMNS`."""
+    """Return a row for each run, with the columns `COLUMNS`."""
     return [_summary(name, records) for name, records in runs.items()]
 
 

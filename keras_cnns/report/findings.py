@@ -1,7 +1,7 @@
 """Describe a training's curves and test results in sentences.
 
-A sentence is written only if its condition is met by a margin, so that noise between epochs does
-not cause it.
+A sentence is written only if its condition is met by a margin, since noise between epochs must not
+cause a sentence.
 """
 
 from collections.abc import Sequence

@@ -18,7 +18,8 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-_SMALL = 64  # pixels; an image with no longer side is enlarged, so that its pixels are visible
+# Pixels. An image whose longer side is at most this is enlarged, so that its pixels are visible.
+_SMALL = 64
 _LARGEST = 176  # pixels; the longer side of a larger image is scaled down to this length
 
 _ENVIRONMENT = jinja2.Environment(

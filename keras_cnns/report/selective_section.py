@@ -34,8 +34,8 @@ def threshold_section(predictions: Predictions, results: Mapping[str, Any] | Non
     intro = (
         "If the highest probability of an image is below a threshold, the answer can be "
         "\u201cunknown\u201d instead of a class. The coverage is the fraction of the images that "
-        "are answered with a class. The lower the coverage, the larger the fraction of correct "
-        "answers should be (Geifman and El-Yaniv 2017)."
+        "are answered with a class. With a lower coverage, usually a larger fraction of the "
+        "answers is correct (Geifman and El-Yaniv 2017)."
     )
     measured: list[Threshold] = []
     blocks: list[page.Block] = []
@@ -58,7 +58,11 @@ def threshold_section(predictions: Predictions, results: Mapping[str, Any] | Non
 
 
 def threshold_row(threshold: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the cells of `COLUMNS` for a threshold, which has the keys of `results.json`."""
+    """Return the row of a threshold, with the columns `COLUMNS`.
+
+    Args:
+        threshold: a dict with the keys that a threshold has in `results.json`.
+    """
     accuracy = threshold["accuracy"]
     return (
         *_name(threshold),
@@ -107,7 +111,7 @@ def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]
         listed, count = " or ".join(f"{each:.0%}" for each in missing), min_answered(missing[0])
         sentences.append(
             f"There is no threshold for {listed} correct answers: at least {count} answers with "
-            f"{'this accuracy' if len(missing) == 1 else 'the lowest of these accuracies'} would "
+            f"{'this accuracy' if len(missing) == 1 else f'an accuracy of {missing[0]:.0%}'} would "
             "be needed."
         )
     return sentences

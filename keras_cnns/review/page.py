@@ -208,8 +208,8 @@ def _describe_method(found: OutOfFold) -> str:
         "model that has not seen the image. The training and validation images are divided into "
         f"folds. Each of the {int(found.folds.max())} models was trained on all folds except one, "
         "and predicts the images of that fold. The test images are predicted by all models, and "
-        "the probabilities are averaged. A label is probably wrong if two conditions are met: the "
-        "most probable class is another one, and the most probable of the classes that reach "
-        "their thresholds is another one (confident learning, Northcutt et al. 2021). Unusual "
+        "the probabilities are averaged. A label is probably wrong if it differs from two "
+        "classes: from the most probable class, and from the most probable of those classes whose "
+        "probabilities reach their thresholds (confident learning, Northcutt et al. 2021). Unusual "
         "images with right labels are found too, so look at each image."
     )

@@ -45,7 +45,7 @@ def review(run: str | Path, *, folds: int | None = None, to: str | Path | None =
 
     Args:
         run: a finished run, or a directory of `keras-cnns train --folds`, whose folds are used.
-        folds: the number of folds; by default 5, or the number of the directory's folds.
+        folds: the number of folds, by default 5. If `run` is a directory of folds, their number.
         to: the folder of the table, the page and the folds; by default the run's name followed by
             `-review`, beside the run.
 

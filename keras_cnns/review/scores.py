@@ -36,9 +36,9 @@ class Ranking:
 def rank_labels(probabilities: np.ndarray, labels: np.ndarray) -> Ranking:
     """Rank labels by their self-confidence, and decide which labels are probably wrong.
 
-    A label is an issue if two conditions are met: another class is the most probable class, and
-    another class is the most probable among the classes that reach their thresholds. The threshold
-    of a class is the mean probability of that class over the images with its label (equations 1 and
+    A label is an issue if it differs from two classes: from the most probable class, and from the
+    most probable of those classes whose probabilities reach their thresholds. The threshold of a
+    class is the mean probability of that class over the images with its label (equations 1 and
     2 of the paper). A class that the model recognizes badly therefore has a lower threshold than a
     class that it recognizes well.
 

@@ -87,7 +87,7 @@ def make_callbacks(
         begin: the callback that writes the first files of the run directory.
         batch: see `make_watchers`.
         folds_after: the number of folds that are trained after this training.
-        quiet: whether not to print the progress.
+        quiet: if true, do not print the progress.
         intervals: `seconds` and `steps` between checkpoints; see `Resume`.
     """
     monitor = f"val_{accuracy_key(prepared.model)}"

@@ -1,4 +1,4 @@
-"""Write and read checkpoints: files with a checksum that contain the state of a training.
+"""Write and read checkpoints: files that contain the state of a training, and a checksum.
 
 ```
 keras-cnns checkpoint 1\\n          the format
@@ -60,7 +60,7 @@ def read_checkpoint(path: Path) -> Any:
         raise CheckpointError(f"{path} does not begin with {_FORMAT.decode().strip()!r}")
     line, payload = bytes(content[len(_FORMAT) : start]), content[start:]
     if hashlib.sha256(payload).hexdigest().encode() + b"\n" != line:
-        raise CheckpointError(f"{path} is damaged: its checksum is not that of its content")
+        raise CheckpointError(f"{path} is damaged: its checksum does not match its content")
     try:
         arrays = load(bytes(payload))
         return _decode(json.loads(arrays.pop(_STATE).tobytes()), arrays)

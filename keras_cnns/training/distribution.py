@@ -77,7 +77,7 @@ class Distribution:
         """Disconnect the processes after the last step; the first process continues alone."""
 
     def scope(self) -> AbstractContextManager[Any]:
-        """Return a block in which a model must be built and compiled."""
+        """Return a context manager; a model must be built and compiled within it."""
         return nullcontext()
 
     def distribute(self, dataset: Any) -> Any:
@@ -134,7 +134,7 @@ def check_batch_size(batch_size: int, devices: int) -> None:
 
 
 def on_local_devices(count: int) -> Distribution:
-    """Return the first devices of this process.
+    """Return a distribution over the first `count` devices of this process.
 
     Raises:
         DistributionError: the process has too few devices.
@@ -144,8 +144,8 @@ def on_local_devices(count: int) -> Distribution:
     found = jax.devices()
     if len(found) < count:
         raise DistributionError(
-            f"the number of devices ({found[0].platform}) is {len(found)}; use --devices with at "
-            "most this number"
+            f"--devices is {count}, but the number of devices ({found[0].platform}) is only "
+            f"{len(found)}; use at most {len(found)}"
         )
     return Distribution(tuple(found[:count]))
 

@@ -44,8 +44,9 @@ def check_initial_weights(recipe: Recipe) -> None:
     expected = (row.crop, row.resize or data.resize_shorter)
     if (data.image_size, data.resize_shorter) != expected:
         print_message(
-            f"{row.name} were evaluated with image_size = {expected[0]} and resize_shorter = "
-            f"{expected[1]}; the recipe has {data.image_size} and {data.resize_shorter}"
+            f"the weights {row.name} were evaluated with image_size = {expected[0]} and "
+            f"resize_shorter = {expected[1]}; the recipe has {data.image_size} and "
+            f"{data.resize_shorter}"
         )
     fetch(row)
 

@@ -56,7 +56,8 @@ def make_installed(recipe: Recipe, run: Path) -> list[keras.callbacks.Callback]:
         if not isinstance(callback, keras.callbacks.Callback):
             raise _error(
                 entry_point,
-                f"returned a {type(callback).__name__} instead of a keras.callbacks.Callback",
+                f"the entry point returned a {type(callback).__name__} instead of a "
+                "keras.callbacks.Callback",
             )
         for name in dir(keras.callbacks.Callback):
             # Keras marks methods that do nothing, and does not call a marked method at each

@@ -64,11 +64,13 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def on_local_replicas(count: int) -> Distribution:
-    """Return the first GPUs of this host or, without GPUs, virtual devices that share its CPU.
+    """Return a distribution over the first `count` GPUs of this host.
+
+    If the host has no GPUs, the devices are virtual devices that share its CPU.
 
     Raises:
-        DistributionError: there are too few GPUs, or TensorFlow has already started, so that it
-            cannot divide the CPU any more.
+        DistributionError: there are too few GPUs, or TensorFlow has already started and can no
+            longer divide the CPU.
     """
     if count == 1:
         return Distribution()
@@ -83,8 +85,8 @@ def on_local_replicas(count: int) -> Distribution:
     found = tf.config.list_logical_devices(kind)
     if len(found) < count:
         raise DistributionError(
-            f"the number of devices ({kind.lower()}) is {len(found)}; use --devices with at most "
-            "this number"
+            f"--devices is {count}, but the number of devices ({kind.lower()}) is only "
+            f"{len(found)}; use at most {len(found)}"
         )
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it would list the devices
     names = tuple(device.name for device in found[:count])
@@ -107,7 +109,7 @@ class MirroredDistribution(Distribution):
         check_recipe(recipe)
 
     def scope(self) -> AbstractContextManager[Any]:
-        """Return a block in which the variables of a model are created on all devices."""
+        """Return a context manager; within it, variables of a model are created on all devices."""
         scope: AbstractContextManager[Any] = self.strategy.scope()
         return scope
 

@@ -134,8 +134,8 @@ def _make_optimizer(
         optimizer = kind(**common, **config.arguments, weight_decay=config.weight_decay or None)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"optimizer.arguments do not fit {kind.__name__} "
-            f"({', '.join(inspect.signature(kind).parameters)}): {error}"
+            f"optimizer.arguments do not fit {kind.__name__}, which has the arguments "
+            f"{', '.join(inspect.signature(kind).parameters)}: {error}"
         ) from None
     if not config.weight_decay_on_norm_and_bias:
         names = [
@@ -146,7 +146,10 @@ def _make_optimizer(
 
 
 def _learning_rate_multipliers(config: OptimizerConfig, model: keras.Model) -> dict[str, float]:
-    """Return pattern -> factor of the learning rate, for the variables whose paths match it."""
+    """Return a dict: a pattern of paths -> a factor of the learning rate.
+
+    The factor applies to each variable whose path matches the pattern.
+    """
     multipliers = {}
     if config.bias_learning_rate_multiplier != 1:
         multipliers["bias"] = config.bias_learning_rate_multiplier
@@ -163,7 +166,7 @@ def _learning_rate_multipliers(config: OptimizerConfig, model: keras.Model) -> d
 
 
 def for_outputs(model: keras.Model, dataset: Any) -> Any:
-    """Return the batches; for a model with several outputs, with a dict of the labels by output."""
+    """Return the batches; if the model has several outputs, repeat the labels for each output."""
     if not isinstance(model.output, dict):
         return dataset
     names = list(model.output)

@@ -29,8 +29,8 @@ _PROGRAM = "keras-cnns"
 _BROKEN = ("gloo", "nccl", "connection", "coordination", "unavailable", "socket", "heartbeat")
 
 # The child's program. Standard input ends when the parent ends. If the last line of the input is
-# not empty, the parent was aborted: the line is printed, and the directories that earlier lines
-# name are removed.
+# not empty, the parent was aborted: this line is printed, and the directories in the lines before
+# it are removed.
 _WATCHER = """
 import shutil
 import sys

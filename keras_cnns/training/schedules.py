@@ -19,8 +19,8 @@ def _step(config: OptimizerConfig, peak: float, steps: int, steps_per_epoch: int
     return schedules.PiecewiseConstantDecay([each - 1 for each in boundaries], rates)
 
 
-# Name -> function of (configuration, peak, steps of the training, steps per epoch) that returns the
-# schedule.
+# Name -> a function that takes the configuration, the peak, the number of steps of the training and
+# the number of steps per epoch, and returns the schedule.
 SCHEDULES: dict[str, Callable[[OptimizerConfig, float, int, int], Any]] = {
     "constant": lambda config, peak, steps, epoch: peak,
     "step": _step,
@@ -41,7 +41,7 @@ def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
     peak, start = config.learning_rate, 0.0
     if config.reference_batch_size:
         peak *= training.batch_size / config.reference_batch_size
-        # The warmup of Goyal et al. starts at the learning rate of the small batch.
+        # The warmup of Goyal et al. starts at the learning rate for `reference_batch_size`.
         start = min(config.learning_rate, peak)
     steps = training.max_steps or training.epochs * steps_per_epoch
     warmup = min(round(config.warmup_epochs * steps_per_epoch), steps - 1)

@@ -54,11 +54,11 @@ def train(
         checkpoint_steps: steps between two checkpoints. If None, checkpoints are written only after
             `checkpoint_seconds`.
         callbacks: extra callbacks; their state is checkpointed.
-        folds_after: the number of folds that are trained after this training. The printed time left
-            includes them.
+        folds_after: the number of folds that are trained after this training. The remaining time
+            that is printed includes them.
         distribution: the devices of the training, by default one device. With several processes,
             each of them makes this call; see `processes.connected`.
-        quiet: whether to print only problems, and neither the epochs nor the result.
+        quiet: if true, print only problems, but not the epochs and the result.
 
     Returns:
         The finished run, with the model of the epoch with the best validation accuracy. Its

@@ -24,7 +24,7 @@ class Plan:
 
     @property
     def search_ends(self) -> float:
-        """Return the seconds from the start of the search after which no trial may run."""
+        """Return after how many seconds of the search all of its trials must have ended."""
         return self.total - self.reserved
 
     def fitting(self, spent: float) -> int:
@@ -53,8 +53,8 @@ class Plan:
             return f"{text}, {format_seconds(self.reserved)} of them for the comparison at the end."
         if self.needed:
             return (
-                f"{text}; the comparison at the end would need {format_seconds(self.needed)} of "
-                "them, and is skipped because the search would have too little time."
+                f"{text}. The comparison at the end would need {format_seconds(self.needed)}; it "
+                "is skipped, because it would leave too little time for the search."
             )
         return f"{text}."
 

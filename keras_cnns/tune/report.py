@@ -25,7 +25,7 @@ from keras_cnns.tune.study import Trial
 
 PAGE = "tune.html"
 _ACCURACY = "validation accuracy"
-_MIN_FOR_COORDINATES = 2  # minimum number of trials
+_MIN_FOR_COORDINATES = 2  # minimum number of trials for the chart of parallel coordinates
 
 
 def write_report(request: Request, outcome: Outcome) -> Path:
@@ -79,7 +79,7 @@ def _render(request: Request, outcome: Outcome) -> str:
         ),
         page.Section(
             "Settings and accuracy",
-            "Each line is a trial, and the darker it is, the higher is its accuracy. A setting "
+            "Each line is a trial, and darker lines have a higher accuracy. A setting "
             "matters if the dark lines cross its axis close together.",
             [page.Charts([_coordinates(request.space, outcome)], downloads=True, wide=True)],
         ),

@@ -57,7 +57,7 @@ class Request:
             )
 
     def fixed(self) -> dict[str, Any]:
-        """Return the arguments that may not change when a search is continued, for JSON."""
+        """Return the arguments that must not change if a search is continued, as JSON values."""
         return {
             "recipe": format_recipe(with_absolute_paths(self.recipe)),
             "search": {key: str(each) for key, each in self.space.items()},
@@ -93,7 +93,7 @@ class Outcome:
         """Return the result in whole sentences."""
         if len(self.trials) == 1:
             return (
-                "Only the recipe itself was trained, so that there is nothing to compare it with; "
+                "Only the recipe itself was trained, and there is nothing to compare it with; "
                 "give more --minutes or --trials."
             )
         if self.best.number == 1:
@@ -282,7 +282,7 @@ class _Search:
         if epoch > 1 and 2 * expected > 60 * self.request.minutes:
             minutes = math.ceil(expected * (4 + 2 * self.request.seeds) / 60)
             raise ValueError(
-                f"one training of this recipe takes about {format_seconds(expected)}, so that a "
+                f"one training of this recipe takes about {format_seconds(expected)}, and a "
                 f"search of {self.request.minutes:g} minutes has no time for a second one. Give "
                 f"--minutes {minutes} or more, or shorten the trainings: --set training.epochs=N"
             )
@@ -378,7 +378,9 @@ def _open_state(request: Request) -> dict[str, Any]:
         state["spent"], state["began"] = float(state["spent"]), float(state["began"])
         state["trial"], state["searched"] = state["trial"], state["searched"]
         if not 0 <= state["began"] <= state["spent"] < math.inf:
-            raise ValueError(f"began is {state['began']}, and spent is {state['spent']}")
+            raise ValueError(
+                f"the times began = {state['began']} and spent = {state['spent']} are impossible"
+            )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged: {error}; remove {request.folder}, or choose another directory"

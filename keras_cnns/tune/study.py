@@ -22,7 +22,7 @@ except ModuleNotFoundError as missing:
 JOURNAL = "journal.log"
 _NAME = "tune"
 _RANDOM_TRIALS = 5  # random trials before the sampler models the results and pruning begins
-_MIN_FOR_IMPORTANCE = 4  # number of completed trials
+_MIN_FOR_IMPORTANCE = 4  # minimum number of completed trials
 # User attributes of a trial in the journal.
 _VALUES, _SECONDS, _STATE = "values", "seconds", "state"
 

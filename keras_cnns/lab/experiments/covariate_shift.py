@@ -17,8 +17,8 @@ from keras_cnns.report.page import Chart
 from keras_cnns.training.preparation import Preparation, prepare
 
 _EPOCHS = 24
-# Standard deviation of the distributions from which the noise gets its mean and its standard
-# deviation.
+# Standard deviation of the normal distribution from which the mean of the noise is drawn. The
+# standard deviation of the noise is the absolute value of a second number from this distribution.
 _NOISE = 0.5
 _NETWORKS = {
     "without batch norm": ("model.batch_normalization=false",),

@@ -53,7 +53,7 @@ _NETWORKS: dict[str, tuple[str, ...]] = {
 def early_exit(
     heads: Sequence[np.ndarray], labels: np.ndarray, multiply_adds: Sequence[int], threshold: float
 ) -> tuple[float, float]:
-    """Return the accuracy and the mean multiply-adds if each image leaves at a confident head.
+    """Return accuracy and mean multiply-adds if each image leaves at the first confident head.
 
     Args:
         heads: the probabilities of each head [N, K], the cheapest first; the last head classifies

@@ -57,7 +57,8 @@ class DiagnosticsLog(keras.callbacks.Callback):
         except OSError as error:
             if is_first:
                 print_message(
-                    f"cannot write {self.path}: {error.strerror}; the next measurement tries again"
+                    f"cannot write {self.path}: {error.strerror}; writing is tried again after the "
+                    "next measurement"
                 )
         else:
             self._waiting = ""
@@ -69,7 +70,7 @@ def new_metrics(diagnostics: Sequence[Diagnostic]) -> dict[str, float]:
 
 
 def _write_at(path: Path, size: int, text: str) -> int:
-    """Write text after the first `size` bytes of a file and truncate the rest; return the new size.
+    """Replace all bytes of a file after the first `size` bytes by a text; return the new size.
 
     Raises:
         OSError: for example, the disk is full; the first `size` bytes have not changed.

@@ -10,7 +10,8 @@ from keras_cnns.training.variables import fetch_variables
 
 _SMOOTHING = 0.9  # weight of the previous average in the moving average of the losses
 _DIVERGED = 4.0  # the model has diverged if the loss is more than this factor times its minimum
-_SAFETY = 10.0  # the proposal is the learning rate with the lowest loss divided by this factor
+# To propose a learning rate, the learning rate with the lowest loss is divided by this factor.
+_SAFETY = 10.0
 
 
 class LRFinder(keras.callbacks.Callback):
@@ -58,8 +59,8 @@ class LRFinder(keras.callbacks.Callback):
         """Replace the optimizer's learning rate by the rising one."""
         if self.model.steps_per_execution != 1:
             raise ValueError(
-                "the learning-rate finder reads the loss after every step of the model; compile it "
-                f"with steps_per_execution=1, not {self.model.steps_per_execution}"
+                "the learning-rate finder reads the loss after every step; compile the model with "
+                f"steps_per_execution=1, not {self.model.steps_per_execution}"
             )
         self.learning_rates, self.losses = [], []
         self.model.optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(

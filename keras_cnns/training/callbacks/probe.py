@@ -20,7 +20,8 @@ class Pass:
     """The tensors of one pass: layer -> tensor, in the order in which the layers ran."""
 
     layers: dict[str, keras.layers.Layer]
-    outputs: Tensors  # each layer's output, float32; if it is called repeatedly, its last output
+    # Each layer's output, float32. If a layer is called repeatedly, this is its last output.
+    outputs: Tensors
     # The gradient of the loss with respect to each kernel of every layer with kernels, float32.
     gradients: dict[str, list[Any]]
 
@@ -31,9 +32,9 @@ Measure = Callable[[Pass], Tensors]  # returns a dict: the name of each metric -
 class Probe:
     """Run a model on a fixed batch as in training, and measure its outputs and gradients.
 
-    Weights, statistics, seeds and metrics do not change, so that a training with a probe ends with
-    exactly the same weights as a training without it. If no registered measure needs gradients, the
-    compiled pass omits the backward pass.
+    Weights, statistics, seeds and metrics do not change. Therefore, a training with a probe ends
+    with exactly the same weights as a training without a probe. If no registered measure needs
+    gradients, the compiled pass omits the backward pass.
 
     Args:
         x: a batch of the model's inputs; 16 to 32 images are enough.

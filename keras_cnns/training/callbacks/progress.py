@@ -138,8 +138,9 @@ class _Bar:
         self._bar = BarColumn()
         texts = ("{task.description}", "{task.percentage:>3.0f}%", "{task.fields[rest]}")
         title, percentage, rest = (TextColumn(text, markup=False) for text in texts)
-        # The bar uses no thread, does not hide the cursor and does not replace sys.stdout, because
-        # all this would remain if `fit` failed.
+        # The bar uses no thread, does not hide the cursor and does not replace sys.stdout.
+        # Otherwise, a failure of `fit` would leave a running thread, a hidden cursor and a replaced
+        # sys.stdout.
         self._progress = Progress(
             *(title, self._bar, percentage, rest),
             console=self._console,

@@ -27,7 +27,7 @@ from keras_cnns.training.snapshot import (
 )
 
 _KEPT = 2  # number of checkpoints that are kept
-COST = 0.005  # maximum fraction of the time for writing checkpoints
+COST = 0.005  # checkpoints are written for at most this fraction of the training time
 
 # The value of `model.stop_training` that ends a resumed epoch. It is truthy, so that Keras leaves
 # its loop over the steps. It is not True, the value with which other callbacks end the training.
@@ -86,8 +86,8 @@ class Resume(StepCounter):
 
     Raises:
         CheckpointError: there are checkpoints, and all of them are damaged.
-        ValueError: `steps_per_epoch` is not a multiple of the model's `steps_per_execution`, so
-            that the epochs of Keras would not have this length; raised when training begins.
+        ValueError: `steps_per_epoch` is not a multiple of the model's `steps_per_execution`. The
+            error is raised when training begins, because Keras' epochs would have another length.
     """
 
     def __init__(
@@ -246,5 +246,5 @@ class Resume(StepCounter):
                         f"{error}; no checkpoint in {self.directory} is intact: remove all of them "
                         "to train from the beginning"
                     ) from error
-                print_message(f"{error}; resuming from the older {paths[number]}")
+                print_message(f"{error}; resuming from the older checkpoint {paths[number]}")
         return None

@@ -20,8 +20,8 @@ class StepTime(keras.callbacks.Callback):
 
     Columns: `epoch`, from 1; `steps`, the number of measured steps; `seconds`, the duration of the
     epoch with its validation; `step_ms`, the median time in milliseconds from the beginning of a
-    step to the beginning of the next; `slow_step_ms`, the 95th percentile of this time. It includes
-    the pipeline, the step and the callbacks.
+    step to the beginning of the next; `slow_step_ms`, the 95th percentile of this time. The time
+    of a step includes the pipeline, the step itself and the callbacks.
 
     Args:
         path: the path of the file. If an interrupted epoch was repeated, it has two rows, of which

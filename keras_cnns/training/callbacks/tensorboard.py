@@ -63,7 +63,7 @@ class TensorBoard(StepCounter):
         """Close the files."""
         writers, self._writers = self._writers, {}
         for writer in writers.values():
-            # The disk may be full, about which a warning was printed before.
+            # If the disk is full, a warning has already been printed.
             with contextlib.suppress(Exception):
                 writer.close()
 
@@ -87,6 +87,7 @@ class TensorBoard(StepCounter):
         except (OSError, tf.errors.OpError) as error:
             if not self._has_warned:
                 print_message(
-                    f"cannot write {self.directory}: {error}; its charts will lack some steps"
+                    f"cannot write {self.directory}: {error}; the charts in TensorBoard will lack "
+                    "some steps"
                 )
             self._has_warned = True

@@ -23,7 +23,7 @@ class Unfreeze(keras.callbacks.Callback):
     Args:
         frozen_epochs: number of epochs in which every stage is frozen.
         unfreeze_epochs: after `frozen_epochs`, the number of epochs between unfreezing one stage
-            and the next; 0 unfreezes all stages at once.
+            and the next; with 0, all stages are unfrozen at the same time.
 
     Raises:
         ValueError: on JAX, the optimizer is not one of `keras_cnns.optimizers`.
@@ -45,8 +45,9 @@ class Unfreeze(keras.callbacks.Callback):
         optimizer = self.model.optimizer
         if keras.backend.backend() == "jax" and not isinstance(optimizer, PathOptimizer):
             raise ValueError(
-                f"on JAX, Unfreeze needs an optimizer of keras_cnns.optimizers, such as Momentum, "
-                f"and no loss scaling (mixed_bfloat16 needs none); not {type(optimizer).__name__}"
+                f"the optimizer is {type(optimizer).__name__}; on JAX, Unfreeze needs an optimizer "
+                "of keras_cnns.optimizers, such as Momentum, without loss scaling (use "
+                "mixed_bfloat16 instead of mixed_float16)"
             )
         self.stages = find_stages(self.model)
         self.frozen: Sequence[str] | None = None

@@ -34,7 +34,7 @@ def test_a_second_run_measures_nothing(saddle_folder: Path) -> None:
     ("arguments", "message"),
     [
         (["run", "saddel"], "there is no experiment 'saddel'; did you mean 'saddle'?"),
-        (["report", "--to", "nowhere"], "nowhere/lab.json does not exist, so that"),
+        (["report", "--to", "nowhere"], "nowhere/lab.json does not exist: "),
     ],
 )
 def test_wrong_arguments_are_named(arguments: list[str], message: str) -> None:

@@ -79,7 +79,7 @@ def test_an_inconclusive_result_says_how_many_seeds_would_decide() -> None:
         (
             (3.0,),
             False,
-            "{}: 3 percentage points (one seed, so that there is no interval). The claim "
+            "{}: 3 percentage points (one seed, therefore no interval). The claim "
             "requires more than 1 percentage point, so this part is inconclusive.",
         ),
         (

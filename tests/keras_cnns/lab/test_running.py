@@ -166,7 +166,7 @@ def test_the_cache_records_its_origin(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_measurements_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"lab\.json does not exist, so that"):
+    with pytest.raises(ValueError, match=r"lab\.json does not exist: "):
         read_plan(tmp_path)
 
 

@@ -39,7 +39,7 @@ def test_accuracies_without_a_threshold_are_named() -> None:
     _, *others = described(np.full(60, 0.6), np.full(60, False))
     assert others == [
         "There is no threshold for 90% or 95% or 98% or 99% correct answers: at least 50 answers "
-        "with the lowest of these accuracies would be needed."
+        "with an accuracy of 90% would be needed."
     ]
     *_, last = described(np.full(60, 0.6), np.full(60, True))
     assert last == (

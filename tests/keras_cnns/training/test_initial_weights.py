@@ -92,8 +92,8 @@ def test_published_weights_are_loaded_after_the_recipes_normalisation(
     small = recipe("data.image_size=64", "data.resize_shorter=64")
     check_initial_weights(small)
     assert capsys.readouterr().err == (
-        f"{NAME} were evaluated with image_size = 224 and resize_shorter = 256; the recipe has 64 "
-        "and 64\n"
+        f"the weights {NAME} were evaluated with image_size = 224 and resize_shorter = 256; the "
+        "recipe has 64 and 64\n"
     )
     model = build_model(small, classes=3)
     assert sum(isinstance(layer, keras.layers.Rescaling) for layer in model.layers) == 1

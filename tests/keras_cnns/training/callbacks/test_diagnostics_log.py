@@ -56,7 +56,10 @@ def test_rows_wait_while_they_cannot_be_written(
     path = tmp_path / "there is no such folder yet" / "diagnostics.csv"
     every = callbacks(path)
     fit(make_model(), *every, steps=3)
-    told = f"cannot write {path}: No such file or directory; the next measurement tries again"
+    told = (
+        f"cannot write {path}: No such file or directory; writing is tried again after the next "
+        "measurement"
+    )
     assert capsys.readouterr().err.splitlines() == [told]
     path.parent.mkdir()
     fit(make_model(), *every, steps=3)

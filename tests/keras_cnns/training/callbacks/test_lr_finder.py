@@ -94,7 +94,7 @@ def test_every_loss_is_exactly_that_of_its_batch(has_weights: bool, has_aux_outp
 def test_several_steps_per_execution_are_refused() -> None:
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", loss="mse", steps_per_execution=4)
-    message = "compile it with steps_per_execution=1, not 4"
+    message = "compile the model with steps_per_execution=1, not 4"
     with pytest.raises(ValueError, match=message):
         model.fit(np.zeros((40, 1)), np.zeros((40, 1)), verbose=0, callbacks=[LRFinder()])
 

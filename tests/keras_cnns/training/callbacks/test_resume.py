@@ -130,8 +130,8 @@ def test_a_damaged_checkpoint_is_passed_over(fit: Fit, capsys: pytest.CaptureFix
     newest.write_bytes(content)
     resume, weights = fit()
     message = capsys.readouterr().err
-    assert f"{newest} is damaged: its checksum is not that of its content" in message
-    assert f"resuming from the older {older}" in message
+    assert f"{newest} is damaged: its checksum does not match its content" in message
+    assert f"resuming from the older checkpoint {older}" in message
     assert resume.resumed_at == 4
     for one, other in zip(weights, expected, strict=True):
         np.testing.assert_array_equal(one, other)
