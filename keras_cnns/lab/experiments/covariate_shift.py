@@ -256,6 +256,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=90,
-    fixed_seconds=40,
+    seconds=150,
+    fixed_seconds=67,
 )

@@ -125,6 +125,6 @@ EXPERIMENT = Experiment(
     run=_run,
     charts=_charts,
     table=_table,
-    seconds=480,
-    fixed_seconds=60,
+    seconds=500,
+    fixed_seconds=250,
 )

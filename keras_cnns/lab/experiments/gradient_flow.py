@@ -429,6 +429,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=240,
-    fixed_seconds=210,
+    seconds=285,
+    fixed_seconds=250,
 )

@@ -404,6 +404,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=230,
-    fixed_seconds=180,
+    seconds=300,
+    fixed_seconds=235,
 )

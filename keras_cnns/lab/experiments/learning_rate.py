@@ -330,6 +330,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=240,
-    fixed_seconds=70,
+    seconds=400,
+    fixed_seconds=117,
 )

@@ -280,6 +280,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=220,
-    fixed_seconds=120,
+    seconds=475,
+    fixed_seconds=260,
 )
