@@ -193,8 +193,9 @@ class ModelJson:
     metrics: Metrics | None
     parity: Parity
     calibration: Calibration | None = None
-    # Thresholds of the highest probability, measured on the probabilities that the graph computes.
-    # None if the images have no true classes. Programs that do not know this key ignore it.
+    # Thresholds for an image's highest probability. They are chosen from the probabilities that
+    # Keras computes in float32, after the temperature if there is one. None if the images have no
+    # true classes. Programs that do not know this key ignore it.
     confidence: "Confidence | None" = None
     # The differences between the pixels that TensorFlow and Pillow decode. None without a
     # SavedModel, because only a SavedModel decodes images itself.

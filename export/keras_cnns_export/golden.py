@@ -22,9 +22,9 @@ _MAX_BYTES = 2**20  # maximum size of the file, unless a single image is larger
 _CANDIDATES = 64
 # The maximum memory for the candidates, in bytes. If images are large, there are fewer candidates.
 _MAX_CANDIDATE_BYTES = 2**26
-# The margin of an image is the difference of its two highest probabilities. The image is robust if
-# the margin is larger than `_ROBUST` times the largest difference between a probability of this
-# image in Keras and in a format.
+# The margin of an image is the difference of its two highest probabilities. For each
+# format and each class, take the difference between the format's probability and Keras' one. The
+# image is robust if its margin is larger than `_ROBUST` times the largest of these differences.
 _ROBUST = 4
 
 

@@ -8,7 +8,7 @@ from keras import KerasTensor, ops
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class AdaptiveAveragePooling2D(keras.layers.Layer):
-    """Average a map of any size over `size` x `size` windows that cover it.
+    """Divide a map of any size into a grid of `size` by `size` windows, and average each one.
 
     Along an axis of H pixels, window i begins at pixel floor(i H / size) and ends before pixel
     ceil((i + 1) H / size). Windows therefore overlap if H is not a multiple of `size`.

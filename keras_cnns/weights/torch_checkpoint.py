@@ -3,7 +3,8 @@
 The tensors of ResNet and ResNeXt have the same names in torchvision and timm. Both packages have
 ResNet v1.5. The file of a ResNet v1, whose stride is in the 1x1 convolution, has the same names and
 shapes and cannot be distinguished, so the caller chooses between `resnet50` and `resnet50_v1`.
-`lookalikes` recognizes timm's variants.
+The module `lookalikes` recognizes most files of timm's variants of ResNet, for example with another
+stem, so that they are refused.
 
 torchvision's GoogLeNet was trained on pixels from -1 to 1; its `transform_input` converts images
 with ImageNet's usual normalisation to this range. `googlenet_tv` has no such step: its input is
@@ -86,7 +87,8 @@ def _dense_on_a_map(kernel: Array) -> Array:
     """Reorder the inputs of a kernel, because torch flattens channels first: [K, CHW] -> [HWC, K].
 
     Raises:
-        ValueError: the map does not have _AUXILIARY_FILTERS channels.
+        ValueError: the number of inputs is not a multiple of _AUXILIARY_FILTERS, the number of
+            channels of the map that is flattened before this layer.
     """
     units = kernel.shape[0]
     return kernel.reshape(units, _AUXILIARY_FILTERS, -1).transpose(2, 1, 0).reshape(-1, units)

@@ -76,10 +76,11 @@ def subsample_by_convolution(graph: Graph, node: Any) -> bool:
 
 
 def pad_in_pool(graph: Graph, node: Any) -> bool:
-    """Replace a Pad of zeros before a MaxPool by the pool's own padding, which is minus infinity.
+    """Replace a Pad of zeros before a MaxPool by the pool's own padding, with the same result.
 
-    After a ReLU, both paddings give the same result. Otherwise the zeros matter: for each window
-    that reaches into the padding, the new graph computes the maximum of the pool's result and 0.
+    The pool pads with minus infinity. After a ReLU, both paddings give the same result. Otherwise
+    the zeros matter: for each window that reaches into the padding, the new graph computes the
+    maximum of the pool's result and 0.
     The Pad cannot stay, because ONNX Runtime's PadFusion (microsoft/onnxruntime#18136) would remove
     it as if both paddings were equal.
     """

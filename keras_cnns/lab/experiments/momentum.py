@@ -232,7 +232,7 @@ def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
             "Paths in Rosenbrock's valley", Rosenbrock().value, Rosenbrock.limits, paths["valley"]
         ),
         charts.contours(
-            "Paths from the same start with two minima, learning rate 0.03",
+            "Paths on a surface with two minima, learning rate 0.03",
             TwoMinima().value,
             TwoMinima.limits,
             paths["two minima"],
@@ -255,7 +255,7 @@ def _animations(measurements: Sequence[Measurements]) -> list[Animation]:
             Quadratic(_CONDITION),
         ),
         "valley": ("Descent in Rosenbrock's valley", Rosenbrock()),
-        "two minima": ("Descent with two minima, learning rate 0.03", TwoMinima()),
+        "two minima": ("Descent on a surface with two minima, learning rate 0.03", TwoMinima()),
     }
 
     def stride(key: str, name: str) -> int:

@@ -31,8 +31,8 @@ _CLIENT_DISCONNECTED = 499  # nginx's status for logs and metrics
 _WATCH_SECONDS = 0.05  # delay before a task begins to watch whether the client disconnects
 # Maximum size of a cached query or path; longer ones are parsed for each request.
 _MAX_CACHED_BYTES = 200
-# Maximum number of fields in a query. Parsing as many fields as fit into the head of a request
-# would take a tenth of a second.
+# Maximum number of fields in a query. Without this limit, a query could fill the head of a
+# request with fields, and parsing them would take a tenth of a second.
 _MAX_QUERY_FIELDS = 64
 _STOPPED = "the server is stopping and its grace period is over; try again"
 _CLOSE = (b"connection", b"close")
