@@ -30,7 +30,7 @@ from keras_cnns_export.network import (
 from keras_cnns_export.options import Quantization
 
 _INPUT = "images"
-# The attribute of a function in which TensorFlow stores the argument `jit_compile`, if given.
+# TensorFlow stores the argument `jit_compile` of a function, if given, in this attribute.
 _XLA = "_XlaMustCompile"
 # A thread holds this lock while it traces, because the trace depends on the global switch
 # `tf.config.run_functions_eagerly`.

@@ -266,7 +266,8 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """Return why a download failed, as a clause."""
-    cause = error.__context__ if type(error) is Exception else error  # get_file hides its reason
+    # get_file raises a plain Exception, whose `__context__` is the error that caused it.
+    cause = error.__context__ if type(error) is Exception else error
     if isinstance(cause, HTTPError):
         cause.close()  # close the connection, which the error holds
     text = re.sub(r"^<urlopen error (.*)>$", r"\1", str(cause))

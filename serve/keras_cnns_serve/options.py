@@ -299,7 +299,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "metavar": "MS",
             "type": number(0, 60_000),
             "help": "maximum milliseconds that a batch waits for more images (default: "
-            "%(default)g; a single request then never waits)",
+            "%(default)g; with 0, a batch never waits for more images)",
         },
     },
     "limits": {

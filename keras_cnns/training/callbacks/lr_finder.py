@@ -22,8 +22,8 @@ class LRFinder(keras.callbacks.Callback):
     loss exceeds four times its minimum. Discard the weights and the optimizer afterwards.
 
     The model's metrics are reset before every step, so that the logged `loss` is the loss of one
-    batch. This loss could not be computed exactly from Keras' running mean, which is weighted by
-    batch size.
+    batch. Otherwise, it would be the running mean over all steps, from which the loss of one batch
+    cannot be computed exactly.
 
     Args:
         lowest: the learning rate of the first step.

@@ -160,7 +160,10 @@ class _Memory:
 
     @contextmanager
     def claim(self, size: int) -> Iterator[None]:
-        """Claim `size` bytes; first wait until so many bytes, or the whole budget, are free."""
+        """Wait until `size` bytes are free, and claim them.
+
+        If `size` exceeds the budget, wait until nothing else is claimed.
+        """
         with self._changed:
             self._changed.wait_for(lambda: not self._used or self._used + size <= self._limit)
             self._used += size
