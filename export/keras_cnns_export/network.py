@@ -325,7 +325,7 @@ class _ClassActivationMap(layers.Layer):
 
 
 class _Heads:
-    """The tensors of a network from which its named outputs are made.
+    """The tensors from which the named outputs of a network are computed.
 
     Raises:
         ExportError: the network has one output unit without a sigmoid.

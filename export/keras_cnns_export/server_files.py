@@ -43,7 +43,7 @@ def triton_config(
 ) -> str:
     """Return config.pbtxt for a model whose versions contain `model.onnx`.
 
-    The shapes have no batch dimension, as Triton requires for a model that takes batches. The
+    The shapes omit the batch dimension; Triton requires this of a model that takes batches. The
     labels file gives the names of the classes to clients of the classification extension.
     """
     lines = [

@@ -285,7 +285,11 @@ def _describe_training(measurements: Sequence[Measurements]) -> str:
 
 
 def _findings(measurements: Sequence[Measurements]) -> list[str]:
-    sentences = []
+    sentences = [
+        "In the following numbers, the gradient vanishes if the first layer's gradient is less "
+        "than a thousandth of the last layer's gradient, and explodes if the first layer's gradient is "
+        "more than a thousand times the last layer's gradient."
+    ]
     for normalisation in _NORMALISATIONS:
         for kind in _SHORTCUTS:
             decades = [
@@ -298,10 +302,7 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
             sentences.append(
                 f"The {kind} network of 56 layers with {normalisation} was measured with "
                 f"{len(decades)} combinations of activation and initial weights. The gradient "
-                f"vanishes in {vanishing} of them (the first layer's gradient is less than a "
-                f"thousandth of the last layer's gradient) and explodes in {exploding} of them "
-                "(the first layer's gradient is more than a thousand times the last layer's "
-                "gradient)."
+                f"vanishes in {vanishing} of them, and explodes in {exploding} of them."
             )
     normalised = {kind: (56, kind, "batch norm", "relu", "he_normal") for kind in _SHORTCUTS}
     plain, residual = (_mean(measurements, *case) for case in normalised.values())

@@ -1,6 +1,7 @@
 """The part of TensorFlow Serving's protocol that REST and gRPC share.
 
-Descriptions are dicts for JSON. Their keys are also the names of the fields of the gRPC messages.
+The states of versions and the signatures are returned as dicts, which can be written as JSON. Their
+keys are also the names of the fields of the gRPC messages.
 https://www.tensorflow.org/tfx/serving/api_rest
 """
 
