@@ -12,6 +12,7 @@ from filelock import FileLock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_CNNS_CACHE"] = "off"  # a test that needs the cache uses a cache of its own
+os.environ["KERAS_CNNS_OFFLINE"] = "1"  # a test that downloads weights uses a server of its own
 
 
 @pytest.fixture(autouse=True, scope="module")

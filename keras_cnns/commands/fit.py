@@ -12,6 +12,7 @@ from urllib.parse import quote
 import typer
 
 from keras_cnns.commands import is_installed, load_command
+from keras_cnns.commands.offline import Offline
 from keras_cnns.commands.train import train as train_command
 from keras_cnns.durations import format_seconds
 from keras_cnns.quiet import quiet_stderr
@@ -44,9 +45,12 @@ def fit(
         str | None,
         typer.Option(
             help="Pretrained weights to start from: a name that `keras-cnns weights list` shows, "
-            "or a file of torchvision or timm."
+            "a file of torchvision or timm, or `none` to train from scratch. By default, published "
+            "weights are used if they suit the photos and the time, and are in a cache or can be "
+            "downloaded."
         ),
     ] = None,
+    offline: Offline = False,
     serve: Annotated[
         bool, typer.Option("--serve", help="Serve the published model until Ctrl-C.")
     ] = False,
@@ -83,7 +87,7 @@ def fit(
     path = plan.recipe_path(run)
     try:
         if dry_run:
-            print(plan.make_plan(request).recipe, end="")
+            print(plan.make_plan(request, download=False).recipe, end="")
             return
         if path.exists():
             plan.check_plan(run, request)

@@ -1,6 +1,6 @@
 """Choose a recipe for photos; the reason for each choice states the number it is based on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from keras_cnns.fit.measurement import Measurement
 from keras_cnns.fit.photos import SIZES, Photos
 from keras_cnns.recipes import Recipe, parse_recipe
 from keras_cnns.registry import find
+from keras_cnns.weights.pretrained import PRETRAINED, Pretrained
 
 # Maximum fraction of a photo's variance that may be lost by resizing it to the size of the input.
 # Photographs that are reduced to 224 pixels lose about as much.
@@ -27,6 +28,19 @@ _MIN_EPOCHS, _WANTED_EPOCHS, _MAX_EPOCHS = 15, 80, 150
 _FINE_TUNING_EPOCHS = (4, 12)  # the minimum and the maximum for pretrained weights
 # Pixels; inputs that are smaller show too little, and are not chosen even if time is short.
 _FLOOR, _FINE_TUNING_FLOOR = 64, 96
+# Published weights for photos, from the most accurate network to the fastest one.
+_PUBLISHED = ("torchvision/resnet50.IMAGENET1K_V2", "torchvision/resnet18.IMAGENET1K_V1")
+# Key of a recipe -> whether a given value lets a training start from `_PUBLISHED`. All other keys
+# of the section `model` change the network, and exclude published weights.
+_FITS_PUBLISHED: dict[str, Callable[[Any], bool]] = {
+    "model.name": lambda name: name in {PRETRAINED[each].model for each in _PUBLISHED},
+    "model.frozen_epochs": lambda _: True,
+    "model.unfreeze_epochs": lambda _: True,
+    "data.image_size": lambda size: bool(size >= _FINE_TUNING_FLOOR),
+    "data.channels": lambda channels: channels == 3,
+    "data.mean": lambda _: False,
+    "data.std": lambda _: False,
+}
 _ASSUMED_SPEED = 50e9  # multiply-adds per second and core, before the first measurement
 # A training step costs as much as this number of forward passes; the backward pass costs about two.
 _TRAINING_COST = 3
@@ -77,6 +91,56 @@ class Budget:
     memory: int  # available bytes
 
 
+def published_weights(
+    photos: Photos, budget: Budget, given: Mapping[str, Any]
+) -> tuple[list[Pretrained], str]:
+    """Choose the published weights from which a training may start.
+
+    ResNet-50 is among them if there is time for the maximum number of epochs at the largest size of
+    the input, and ResNet-18 if there is time for the minimum number at the smallest size.
+
+    Args:
+        photos: the facts about the folder.
+        budget: the resources of the training.
+        given: `section.key` -> the user's value.
+
+    Returns:
+        The weights, the best ones first, or none if training from scratch suits the photos or the
+        time better; and the reason, a sentence, which is empty if there was no alternative.
+    """
+    for key, value in given.items():
+        if not _fits_published(key, value):
+            return [], f"Published weights do not fit {key} = {value}, which was given with --set."
+    sizes = _sizes(photos)
+    detailed = next((size for size in sizes if _shows_enough(photos, size)), sizes[-1])
+    if detailed < _FINE_TUNING_FLOOR and "data.image_size" not in given:
+        return [], (
+            f"An input of {detailed} pixels shows all the detail of the photos. The networks of "
+            "published weights divide the size of their input by 32, so that they need at least "
+            f"{_FINE_TUNING_FLOOR} pixels."
+        )
+    smallest = given.get("data.image_size", _FINE_TUNING_FLOOR)
+    largest = given.get("data.image_size", sizes[-1])
+    rows = [PRETRAINED[name] for name in _PUBLISHED]
+    *deeper, fastest = (row for row in rows if row.model == given.get("model.name", row.model))
+    minimum, maximum = _FINE_TUNING_EPOCHS
+    epochs = _assumed_epochs(fastest.model, smallest, photos, budget)
+    if epochs < minimum:
+        return [], (
+            f"The time was estimated to suffice for about {epochs:.1f} epochs of {fastest.model} "
+            f"with {smallest} x {smallest} pixels, and fine-tuning needs at least {minimum}."
+        )
+    expected = {row: _assumed_epochs(row.model, largest, photos, budget) for row in deeper}
+    reasons = (
+        f"The time was estimated to suffice for about {epochs:.0f} epochs of {row.model} with "
+        f"{largest} x {largest} pixels; {fastest.model} is preferred if they are fewer than "
+        f"{maximum}."
+        for row, epochs in expected.items()
+    )
+    suitable = [row for row, epochs in expected.items() if epochs >= maximum]
+    return [*suitable, fastest], " ".join(reasons)
+
+
 def choose_input(
     choices: Choices,
     photos: Photos,
@@ -108,7 +172,7 @@ def choose_input(
         "data.resize_shorter", size, "The whole shorter side is visible: nothing of it is cropped."
     )
     if weights_model:
-        choices.choose("model.name", weights_model, "The given weights belong to this network.")
+        choices.choose("model.name", weights_model, "The weights belong to this network.")
         return
     name, *others = _LADDERS["small" if size <= _SMALL else "large"]
     for other in others:
@@ -255,12 +319,9 @@ def _choose_size(
     if not weights_model and high <= _SMALL:
         size = max(8, -(-high // 4) * 4)
         return size, f"{sides}: small images keep their size."
-    # An input that is larger than nearly all photos would only enlarge them.
-    sizes = [size for size in SIZES if size <= largest and (size <= high or size == SIZES[0])]
+    sizes = [size for size in _sizes(photos) if size <= largest]
     minimum = min_epochs(pretrained=bool(weights_model))
-    enough = [
-        size for size in sizes if photos.lost_detail[size] <= _MAX_LOST_DETAIL and not weights_model
-    ]
+    enough = [size for size in sizes if _shows_enough(photos, size) and not weights_model]
     if enough:
         sizes = [size for size in sizes if size <= enough[0]]
     floor = _FINE_TUNING_FLOOR if weights_model else _FLOOR
@@ -278,6 +339,21 @@ def _choose_size(
         f"{sides}; {lost}. It is the largest size with time for about {minimum} epochs, or, if "
         "there is none, the smallest that shows enough."
     )
+
+
+def _fits_published(key: str, value: Any) -> bool:
+    fits = _FITS_PUBLISHED.get(key)
+    return fits(value) if fits else not key.startswith("model.")
+
+
+def _sizes(photos: Photos) -> list[int]:
+    """Return the sizes of the input, ascending, that do not only enlarge nearly all photos."""
+    high = photos.quantile(0.9)
+    return [size for size in SIZES if size <= high or size == SIZES[0]]
+
+
+def _shows_enough(photos: Photos, size: int) -> bool:
+    return photos.lost_detail[size] <= _MAX_LOST_DETAIL
 
 
 def _assumed_epochs(model: str, size: int, photos: Photos, budget: Budget) -> float:

@@ -1,14 +1,27 @@
-"""Find the network and the preprocessing of given weights."""
+"""Find the weights from which a training starts, their network and their preprocessing."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from keras_cnns.messages import print_message
 from keras_cnns.weights import pretrained
 from keras_cnns.weights.assignment import recognize
+from keras_cnns.weights.download import (
+    DownloadError,
+    cache_path,
+    disabled_by,
+    fetch,
+    find_cached,
+    is_cached,
+    url_of,
+)
 from keras_cnns.weights.files import read_checkpoint
 from keras_cnns.weights.matching import models_that_fit
+from keras_cnns.weights.pretrained import Pretrained
 
+SCRATCH = "none"  # the value of --weights with which a training starts from scratch
 _PUBLISHED = "The network of the weights was trained with these values."
 # The levels with which torchvision and timm normalise: ImageNet's mean and standard deviation.
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -27,28 +40,30 @@ class InitialWeights:
         "These are ImageNet's values, with which torchvision and timm train. The file does not "
         "state with which values its network was trained; if they were different, set them."
     )
-    # The table's entry of published weights; None for a file.
-    published: pretrained.Pretrained | None = None
+    # Whether the file exists. It does not if a dry run would have to download it.
+    is_present: bool = True
 
 
-def find_initial_weights(given: str, model: str = "") -> InitialWeights | None:
-    """Return the weights that the user gave; None if the user gave none.
-
-    No other function decides whether a training starts from given weights.
+def find_initial_weights(
+    given: str, model: str = "", *, download: bool = True
+) -> InitialWeights | None:
+    """Return the weights that the user gave; None to train from scratch.
 
     Args:
-        given: the path of a file, a name of published weights, or "".
+        given: the path of a file, a name of published weights, "none", or "".
         model: the network that the user named, whose existence the caller checks; if "", the
             network is recognised from the weights.
+        download: whether published weights that are in no cache are downloaded; if False, a message
+            describes the download.
 
     Raises:
         ValueError: the file cannot be read, or fits no network.
+        DownloadError: published weights cannot be downloaded.
     """
-    if not given:
+    if given in ("", SCRATCH):
         return None
     if pretrained.is_name(given):
-        row = pretrained.find(given, model or None)
-        return InitialWeights(given, row.model, row.mean, row.std, _PUBLISHED, row)
+        return _provide(pretrained.find(given, model or None), given, download=download)
     path = os.path.abspath(given)  # noqa: PTH100 - keeps symbolic links
     known = [row for row in pretrained.PRETRAINED.values() if row.file_name == Path(given).name]
     if known and model in ("", known[0].model):
@@ -70,3 +85,51 @@ def find_initial_weights(given: str, model: str = "") -> InitialWeights | None:
             "if you know its network, name it: --set model.name=NAME"
         )
     return InitialWeights(path, names[0])
+
+
+def find_published_weights(
+    rows: Sequence[Pretrained], *, download: bool = True
+) -> tuple[InitialWeights | None, str]:
+    """Return the first weights that a cache has or that can be downloaded; and what failed before.
+
+    After one failed download, only the caches are searched, since each attempt without a network
+    takes up to 10 seconds.
+
+    Args:
+        rows: the weights, the best ones first.
+        download: whether weights that are in no cache are downloaded; if False, a message describes
+            the download.
+
+    Returns:
+        The weights, or None; and a sentence with the URL and the reason of the failure, or "".
+    """
+    failure = ""
+    for row in rows:
+        if failure and not is_cached(row):
+            continue
+        try:
+            return _provide(row, row.name, download=download), failure
+        except DownloadError as error:
+            failure = failure or (
+                f"{str(error).splitlines()[0]}. To use them, store the file as {cache_path(row)}, "
+                "or give another file with --weights."
+            )
+    return None, failure
+
+
+def _provide(row: Pretrained, source: str, *, download: bool) -> InitialWeights:
+    """Return published weights, after downloading them if that is allowed and necessary."""
+    size = f"{row.mebibytes:.0f} MiB" if row.mebibytes else "unknown size"
+    what = f"{row.name} ({size}) from {url_of(row)}"
+    is_disabled = disabled_by(row) is not None
+    if download or is_disabled:
+        if not (is_cached(row) or is_disabled):
+            print_message(f"downloading {what}")
+        fetch(row)
+        is_present = True
+    elif not (is_present := find_cached(row) is not None):
+        print_message(
+            f"without --dry-run, the command would download {what}; it measures the network with "
+            "random weights instead"
+        )
+    return InitialWeights(source, row.model, row.mean, row.std, _PUBLISHED, is_present)

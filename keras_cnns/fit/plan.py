@@ -7,7 +7,7 @@ import shlex
 import textwrap
 import time
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from keras_cnns.data import Splits
 from keras_cnns.files import read_text, write_text
 from keras_cnns.fit import choices as choosing
 from keras_cnns.fit.choices import Budget, Choices
-from keras_cnns.fit.initial_weights import InitialWeights, find_initial_weights
+from keras_cnns.fit.initial_weights import (
+    InitialWeights,
+    find_initial_weights,
+    find_published_weights,
+)
 from keras_cnns.fit.measurement import measure
 from keras_cnns.fit.photos import SIZES, Photos, examine, measure_levels
 from keras_cnns.messages import print_message
 from keras_cnns.recipes import parse_overrides
 from keras_cnns.registry import find
-from keras_cnns.weights.download import fetch
 
 LEFT_OUT = "left_out.csv"
 _COMMAND = "#     keras-cnns fit "  # how the line of the recipe with the command begins
@@ -40,7 +43,9 @@ class Request:
 
     folder: Path
     minutes: float
-    weights: str = ""  # the path of a file, or a published name; "" to train from scratch
+    # The path of a file, a published name, or "none" to train from scratch; "" if `make_plan` shall
+    # choose.
+    weights: str = ""
     overrides: tuple[str, ...] = ()
 
     def arguments(self) -> str:
@@ -96,24 +101,27 @@ def check_plan(run: Path, request: Request) -> None:
         )
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: Request, *, download: bool = True) -> Plan:
     """Examine a folder, choose a recipe, and measure it.
 
-    Nothing is written.
+    Nothing is written, except weights into a cache.
+
+    Args:
+        request: the arguments of the command.
+        download: whether published weights that are in no cache are downloaded.
 
     Raises:
-        ValueError: the folder cannot be trained on, the weights cannot be read, or an override is
-            wrong.
+        ValueError: the folder cannot be trained on, the given weights cannot be read or downloaded,
+            or an override is wrong.
     """
-    start = time.perf_counter()
     given = parse_overrides(request.overrides)
     _check_given(given)
-    weights = find_initial_weights(request.weights, str(given.get("model.name", "")))
-    pretrained = weights is not None
-    if weights is not None and weights.published is not None:
-        # Download now, so that the progress of the download is shown before the photos are read.
-        fetch(weights.published)
-    start = time.perf_counter()  # the time of the download does not count
+    asked = request.weights or str(given.get("model.weights", ""))
+    automatic = not request.weights and "model.weights" not in given
+    # Given weights are downloaded before the photos are read, so that an error occurs early.
+    weights = find_initial_weights(asked, str(given.get("model.name", "")), download=download)
+    reason = f"The option --weights {asked} was given."
+    start = time.perf_counter()
     photos = examine(request.folder)
     _report(photos)
 
@@ -125,10 +133,17 @@ def make_plan(request: Request) -> Plan:
             memory=int(psutil.virtual_memory().available),
         )
 
+    if automatic:
+        before = time.perf_counter()
+        weights, reason = _choose_weights(photos, budget(), given, download=download)
+        start += time.perf_counter() - before  # the time of the download does not count
     largest, deeper = SIZES[-1], True
     while True:
-        choices = _choose(request, given, photos, budget(), weights, largest, deeper)
+        pretrained = weights is not None
+        choices = _choose(request, given, photos, budget(), weights, reason, largest, deeper)
         recipe = choices.recipe()
+        if weights is not None and not weights.is_present:
+            recipe = replace(recipe, model=replace(recipe.model, weights="", frozen_epochs=0))
         # Hide warnings about the left-out files, which were printed already.
         with redirect_stderr(io.StringIO()):
             measured = measure(recipe, Splits(recipe.data), budget().seconds)
@@ -140,14 +155,23 @@ def make_plan(request: Request) -> Plan:
         )
         # Network and size were chosen for a typical speed. If the measured speed leaves time for at
         # most half of the required epochs, try the fastest network, and then the next smaller size.
-        if deeper and choosing.is_too_deep(recipe.model.name, epochs) and "model.name" not in given:
+        is_too_deep = choosing.is_too_deep(recipe.model.name, epochs)
+        if deeper and is_too_deep and not pretrained and "model.name" not in given:
             deeper = False
             continue
         smaller = choosing.smaller_sizes(size, pretrained=pretrained)
         enough = epochs * 2 > choosing.min_epochs(pretrained=pretrained)
-        if enough or not smaller or "data.image_size" in given:
+        if not enough and smaller and "data.image_size" not in given:
+            largest = smaller[-1]
+        elif not enough and automatic and pretrained:
+            weights, largest = None, SIZES[-1]
+            reason = (
+                f"As measured, there is time for {epochs} epochs of {recipe.model.name} with "
+                f"{size} x {size} pixels, which are too few to fine-tune published weights."
+            )
+            _report_weights(weights, reason)
+        else:
             break
-        largest = smaller[-1]
     choosing.choose_rate(choices, measured)
     choosing.choose_epochs(choices, budget(), measured, pretrained=pretrained)
     choices.recipe()  # raises an exception for a wrong given value before anything is written
@@ -168,6 +192,7 @@ def _check_given(given: dict[str, Any]) -> None:
     others.choose("data.resize_shorter", size)
     for key, value in {
         "model.name": "resnet20",
+        "model.weights": "any",  # since other keys require weights
         "data.name": "folder",
         "data.path": "photos",
         "optimizer.learning_rate": 0.1,
@@ -178,12 +203,26 @@ def _check_given(given: dict[str, Any]) -> None:
     find(others.recipe().model.name)
 
 
+def _choose_weights(
+    photos: Photos, budget: Budget, given: dict[str, Any], *, download: bool
+) -> tuple[InitialWeights | None, str]:
+    """Return published weights, or None to train from scratch, and the reason; report both."""
+    rows, reason = choosing.published_weights(photos, budget, given)
+    weights, failure = find_published_weights(rows, download=download)
+    # Without weights after a failed download, the comparison of the networks explains nothing.
+    reasons = [failure] if failure and not weights else [failure, reason]
+    reason = " ".join(filter(None, reasons))
+    _report_weights(weights, reason)
+    return weights, reason
+
+
 def _choose(
     request: Request,
     given: dict[str, Any],
     photos: Photos,
     budget: Budget,
     weights: InitialWeights | None,
+    weights_reason: str,
     largest: int,
     deeper: bool,
 ) -> Choices:
@@ -193,8 +232,12 @@ def _choose(
     choosing.choose_input(
         choices, photos, budget, weights_model=model, largest=largest, deeper=deeper
     )
-    if weights:
-        choices.choose("model.weights", weights.source, "Training starts from these weights.")
+    start = "these weights" if weights else "scratch"
+    choices.choose(
+        "model.weights",
+        weights.source if weights else "",
+        _in_comment(f"Training starts from {start}. {weights_reason}".strip()),
+    )
     choices.choose("data.name", "folder")
     choices.choose("data.path", os.path.abspath(request.folder))  # noqa: PTH100
     left_out = len(photos.left_out)
@@ -216,6 +259,12 @@ def _choose(
     choices.choose("data.mean", levels[0], reason)
     choices.choose("data.std", levels[1])
     return choices
+
+
+def _report_weights(weights: InitialWeights | None, reason: str) -> None:
+    """Print whether the training starts from published weights, and why."""
+    start = weights.source if weights else "scratch"
+    print_message(f"Training starts from {start}. {reason}".strip())
 
 
 def _report(photos: Photos) -> None:
@@ -283,7 +332,12 @@ def _assignment(key: str, value: Any) -> str:
 
 def _comment(text: str) -> str:
     return textwrap.fill(
-        text, 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
+        text,
+        100,
+        initial_indent="# ",
+        subsequent_indent="# ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 

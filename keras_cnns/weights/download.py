@@ -84,14 +84,10 @@ def fetch(row: Pretrained) -> Path:
         DownloadError: the file cannot be downloaded, or downloads are disabled; the message has the
             URL, the reason, and the path at which the file can be stored by hand.
     """
-    damaged = []
-    for path in _cached_files(row):
-        if reason := _mismatch(path, row):
-            logger.warning("%s is not used: %s", path, reason)
-            damaged.append(f"{path} is not used: {reason}.")
-        else:
-            return path
-    if variable := _offline_by(row):
+    path, damaged = _search_caches(row)
+    if path is not None:
+        return path
+    if variable := disabled_by(row):
         raise DownloadError(_describe(row, f"{variable} disables downloads", damaged))
     try:
         if row.publisher == "timm":
@@ -99,6 +95,12 @@ def fetch(row: Pretrained) -> Path:
         return _download(row)
     except Exception as error:  # get_file raises Exception itself
         raise DownloadError(_describe(row, _reason(error), damaged)) from error
+
+
+def find_cached(row: Pretrained) -> Path | None:
+    """Return the path of a published checkpoint in a cache, after verifying it, if there is one."""
+    path, _ = _search_caches(row)
+    return path
 
 
 def is_cached(row: Pretrained) -> bool:
@@ -117,6 +119,23 @@ def url_of(row: Pretrained) -> str:
     variable, published = MIRRORS[row.publisher]
     mirror = os.environ.get(variable, "").rstrip("/")
     return mirror + row.url.removeprefix(published) if mirror else row.url
+
+
+def disabled_by(row: Pretrained) -> str | None:
+    """Return the environment variable that disables the download of a row, if any does."""
+    variables = (OFFLINE, "HF_HUB_OFFLINE") if row.publisher == "timm" else (OFFLINE,)
+    return next((name for name in variables if os.environ.get(name, "").upper() in _TRUE), None)
+
+
+def _search_caches(row: Pretrained) -> tuple[Path | None, list[str]]:
+    """Return the first cached file with the right checksum, and a sentence for each wrong file."""
+    damaged: list[str] = []
+    for path in _cached_files(row):
+        if not (reason := _mismatch(path, row)):
+            return path, damaged
+        logger.warning("%s is not used: %s", path, reason)
+        damaged.append(f"{path} is not used: {reason}.")
+    return None, damaged
 
 
 def _cached_files(row: Pretrained) -> list[Path]:
@@ -141,12 +160,6 @@ def _user_cache() -> Path:
 def _hub_cache() -> Path:
     home = Path(os.environ.get("HF_HOME") or _user_cache() / "huggingface").expanduser()
     return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-
-
-def _offline_by(row: Pretrained) -> str | None:
-    """Return the environment variable that disables the download of a row, if any does."""
-    variables = (OFFLINE, "HF_HUB_OFFLINE") if row.publisher == "timm" else (OFFLINE,)
-    return next((name for name in variables if os.environ.get(name, "").upper() in _TRUE), None)
 
 
 def _mismatch(path: Path, row: Pretrained, announced: str = "") -> str | None:

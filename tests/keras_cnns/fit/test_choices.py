@@ -14,6 +14,7 @@ from keras_cnns.fit.choices import (
     choose_rate,
     choose_training,
     is_too_deep,
+    published_weights,
     smaller_sizes,
 )
 from keras_cnns.fit.measurement import Measurement
@@ -52,6 +53,9 @@ def chosen(
     choose_training(choices, facts, budget, pretrained=bool(weights_model))
     assert all(choices.reasons[key] for key in ("data.image_size", "data.channels", "model.name"))
     return choices.values
+
+
+PHOTOS = photos((400,) * 9, PHOTOGRAPHS)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +127,46 @@ def test_uneven_classes_are_sampled_evenly_with_the_measured_ratio() -> None:
     assert given["class_balance.balanced_sampling"] is False
     weighted = chosen(uneven, class_balance__weights="inverse")
     assert "class_balance.balanced_sampling" not in weighted
+
+
+@pytest.mark.parametrize(
+    ("facts", "minutes", "given", "expected", "reason"),
+    [
+        # ResNet-50 needs time for 12 epochs at the largest size, and ResNet-18 for 4 at 96 pixels.
+        (PHOTOS, 15, {}, ["resnet18"], "about 2 epochs of resnet50 with 224 x 224 pixels"),
+        (PHOTOS, 200, {}, ["resnet50", "resnet18"], "about 20 epochs of resnet50 with 224"),
+        (PHOTOS, 2, {}, [], "about 2.5 epochs of resnet18 with 96 x 96 pixels, and"),
+        (PHOTOS, -1, {}, [], "about 0.0 epochs of resnet18"),
+        # A size that was given is the only one.
+        (PHOTOS, 40, {"data.image_size": 96}, ["resnet50", "resnet18"], "with 96 x 96"),
+        (PHOTOS, 15, {"data.image_size": 224}, [], "of resnet18 with 224 x 224 pixels"),
+        # With a network that was given, there is no alternative.
+        (PHOTOS, 200, {"model.name": "resnet50"}, ["resnet50"], ""),
+        (PHOTOS, 15, {"model.name": "resnet18"}, ["resnet18"], ""),
+        # Images without enough detail for 96 pixels, whether or not their files are larger.
+        (photos((64,) * 9, PHOTOGRAPHS), 200, {}, [], "An input of 64 pixels shows all the detail"),
+        (photos((28,) * 9, ENLARGED), 200, {}, [], "An input of 32 pixels shows all the detail"),
+        (photos((400,) * 9, ENLARGED), 200, {}, [], "An input of 32 pixels shows all the detail"),
+        # Settings that contradict the weights, and some that do not.
+        (PHOTOS, 200, {"model.name": "resnet34"}, [], "do not fit model.name = resnet34"),
+        (PHOTOS, 200, {"model.shortcut": "none"}, [], "do not fit model.shortcut = none"),
+        (PHOTOS, 200, {"data.channels": 1}, [], "do not fit data.channels = 1"),
+        (PHOTOS, 200, {"data.image_size": 64}, [], "do not fit data.image_size = 64"),
+        (PHOTOS, 200, {"data.mean": [1.0] * 3}, [], "do not fit data.mean"),
+        (PHOTOS, 15, {"model.frozen_epochs": 1, "training.seed": 1}, ["resnet18"], "preferred"),
+    ],
+)
+def test_published_weights_suit_the_photos_and_the_time(
+    facts: Photos,
+    minutes: float,
+    given: dict[str, Any],
+    expected: list[str],
+    reason: str,
+) -> None:
+    rows, why = published_weights(facts, replace(QUIET, seconds=minutes * 60), given)
+    assert [row.model for row in rows] == expected
+    assert reason in why
+    assert bool(reason) == bool(why)
 
 
 def test_weights_determine_network_and_channels() -> None:

@@ -1,11 +1,26 @@
 """The recipe of a plan: its reasons, its command, and errors before anything is read."""
 
+import hashlib
+import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from file_server import Answer, FileServer
+from PIL import Image
 
+from keras_cnns.data import Splits
+from keras_cnns.fit import plan
+from keras_cnns.fit.measurement import Measurement
 from keras_cnns.fit.plan import Plan, Request, check_plan, make_plan, recipe_path, write_plan
+from keras_cnns.recipes import Recipe, load_recipe
+from keras_cnns.training.initial_weights import check_initial_weights
+from keras_cnns.weights.download import OFFLINE, cache_path, url_of
+from keras_cnns.weights.pretrained import PRETRAINED, Checksum
+
+pytest_plugins = ("download_fixtures",)
 
 LINE = "#     keras-cnns fit "
 
@@ -27,7 +42,7 @@ def test_wrong_overrides_are_reported_before_the_folder_is_read(
         make_plan(Request(Path("no/such/folder"), 15, overrides=(override,)))
 
 
-def test_a_plan_is_kept_for_the_same_request_only(tmp_path: Path) -> None:
+def test_a_plan_is_kept_for_the_same_argumentsonly(tmp_path: Path) -> None:
     request = Request(tmp_path / "my photos", 15)
     run = tmp_path / "runs/photos"
     write_plan(Plan(f"{LINE}{request.arguments()}\n", "file,reason\n"), run)
@@ -48,3 +63,148 @@ def test_a_recipe_of_somebody_else_is_not_touched(tmp_path: Path) -> None:
     recipe_path(tmp_path / "photos").write_text("[model]\n")
     with pytest.raises(ValueError, match="did not write it"):
         check_plan(tmp_path / "photos", Request(tmp_path, 15))
+
+
+RESNET50, RESNET18 = "torchvision/resnet50.IMAGENET1K_V2", "torchvision/resnet18.IMAGENET1K_V1"
+CONTENT = b"weights"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 images of noise, 128 x 128 pixels."""
+    generator = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("photos")
+    for number in range(24):
+        path = root / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (128, 128, 3), np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, server: FileServer) -> list[Recipe]:
+    """The recipes that were measured; the networks of published weights have a short file."""
+    recipes: list[Recipe] = []
+
+    def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
+        recipes.append(recipe)
+        return Measurement(0.02, 5, 0.1, 100, 0.4)
+
+    monkeypatch.setattr(plan, "measure", measure)
+    checksum = Checksum("sha256-prefix", hashlib.sha256(CONTENT).hexdigest()[:8])
+    for name in (RESNET50, RESNET18):
+        row = PRETRAINED[name]._replace(checksum=checksum)
+        monkeypatch.setitem(PRETRAINED, name, row)
+    return recipes
+
+
+def store(name: str) -> None:
+    path = cache_path(PRETRAINED[name])
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+
+
+def publish(name: str, server: FileServer) -> None:
+    server.answers[url_of(PRETRAINED[name]).removeprefix(server.url)] = Answer(CONTENT)
+
+
+def planned(folder: Path, run: Path, *, download: bool = True, **request: Any) -> Recipe:
+    write_plan(make_plan(Request(folder, **{"minutes": 15, **request}), download=download), run)
+    return load_recipe(recipe_path(run))
+
+
+def comment(run: Path) -> str:
+    """Return the reason for the weights that the recipe states."""
+    text = recipe_path(run).read_text("utf-8").partition("\nweights = ")[0]
+    return " ".join(text.partition("\nname = ")[2].replace("\n# ", " ").split()[1:])
+
+
+def test_a_recipe_names_the_weights_of_the_cache(
+    folder: Path, measured: list[Recipe], server: FileServer, tmp_path: Path
+) -> None:
+    store(RESNET50)
+    run = tmp_path / "run"
+    recipe = planned(folder, run)
+    assert (recipe.model.name, recipe.model.weights) == ("resnet50", RESNET50)
+    assert recipe.data.mean == PRETRAINED[RESNET50].mean
+    assert recipe.model.frozen_epochs == 2
+    assert comment(run).startswith("Training starts from these weights. The time was ")
+    check_initial_weights(recipe)
+    assert not server.requests
+    # The same command goes on with the recipe, even if the weights have vanished meanwhile.
+    cache_path(PRETRAINED[RESNET50]).unlink()
+    check_plan(run, Request(folder, 15))
+
+
+def test_a_recipe_names_the_weights_that_were_downloaded(
+    folder: Path, measured: list[Recipe], server: FileServer, tmp_path: Path
+) -> None:
+    publish(RESNET18, server)
+    run = tmp_path / "run"
+    recipe = planned(folder, run, overrides=("model.name=resnet18", "data.image_size=96"))
+    assert (recipe.model.weights, recipe.data.image_size) == (RESNET18, 96)
+    assert measured[0].model.weights == RESNET18
+    assert cache_path(PRETRAINED[RESNET18]).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "offline", "reason"),
+    [
+        ({}, "1", f"{RESNET50} cannot be downloaded from http://.*: KERAS_CNNS_OFFLINE disables"),
+        ({}, "", f"{RESNET50} cannot be downloaded from http://.*: HTTP Error 404"),
+        ({"weights": "none"}, "", "The option --weights none was given."),
+        ({"minutes": 0.1}, "", "epochs of resnet18 with 96 x 96 pixels, and"),
+        ({"overrides": ("data.image_size=64",)}, "", "do not fit data.image_size = 64"),
+        ({"overrides": ("model.weights=",)}, "", "This value was given with --set."),
+    ],
+)
+def test_a_recipe_says_why_the_training_starts_from_scratch(
+    arguments: dict[str, Any],
+    offline: str,
+    reason: str,
+    folder: Path,
+    measured: list[Recipe],
+    server: FileServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(OFFLINE, offline)
+    run = tmp_path / "run"
+    recipe = planned(folder, run, **arguments)
+    assert recipe.model.weights == ""
+    assert recipe.model.name in ("resnet18", "resnet34")
+    assert re.search(reason, comment(run))
+    is_automatic = not reason.startswith(("The option", "This value"))
+    assert ("Training starts from scratch. " in capsys.readouterr().err) == is_automatic
+
+
+def test_a_measured_network_that_is_too_slow_is_trained_from_scratch(
+    folder: Path,
+    measured: list[Recipe],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
+        measured.append(recipe)
+        return Measurement(80 if recipe.model.weights else 0.02, 5, 0.1, 100, 0.4)
+
+    monkeypatch.setattr(plan, "measure", measure)
+    store(RESNET18)
+    run = tmp_path / "run"
+    recipe = planned(folder, run)
+    sizes = [(each.model.weights, each.data.image_size) for each in measured]
+    assert sizes == [(RESNET18, 128), (RESNET18, 96), ("", 128)]
+    assert recipe.model.weights == ""
+    assert "there is time for 2 epochs of resnet18 with 96 x 96 pixels" in comment(run)
+
+
+@pytest.mark.parametrize("weights", ["", RESNET50])
+def test_a_dry_run_measures_random_weights_instead_of_downloading(
+    weights: str, folder: Path, measured: list[Recipe], server: FileServer, tmp_path: Path
+) -> None:
+    publish(RESNET50, server)
+    recipe = planned(folder, tmp_path / "run", download=False, weights=weights)
+    assert recipe.model.weights == RESNET50
+    assert [each.model.weights for each in measured] == [""]
+    assert not server.requests
