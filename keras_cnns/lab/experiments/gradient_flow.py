@@ -287,8 +287,8 @@ def _describe_training(measurements: Sequence[Measurements]) -> str:
 def _findings(measurements: Sequence[Measurements]) -> list[str]:
     sentences = [
         "In the following numbers, the gradient vanishes if the first layer's gradient is less "
-        "than a thousandth of the last layer's gradient, and explodes if the first layer's gradient is "
-        "more than a thousand times the last layer's gradient."
+        "than a thousandth of the last layer's gradient, and explodes if the first layer's "
+        "gradient is more than a thousand times the last layer's gradient."
     ]
     for normalisation in _NORMALISATIONS:
         for kind in _SHORTCUTS:
