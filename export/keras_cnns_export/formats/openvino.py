@@ -90,7 +90,8 @@ def write_int8(source: Source, version: Path) -> dict[str, Any]:
     """Write `version`/openvino/model.int8.xml and .bin with NNCF; return the entry in model.json.
 
     NNCF's preset MIXED quantizes activations asymmetrically. NNCF also corrects the biases for the
-    mean error of the quantization.
+    mean error of the quantization. The weights use half of the range of int8: on CPUs without VNNI
+    instructions, sums of products of full-range weights overflow (nncf's OverflowFix).
 
     Raises:
         ExportError: the method of calibration is unknown.
@@ -117,7 +118,8 @@ def write_int8(source: Source, version: Path) -> dict[str, Any]:
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(images),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                activations_range_estimator_params=estimator
+                activations_range_estimator_params=estimator,
+                overflow_fix=nncf.OverflowFix.ENABLE,
             ),
         )
     openvino.save_model(quantized, version / _INT8_PATH, compress_to_fp16=False)
