@@ -6,13 +6,13 @@ callbacks in its checkpoints.
 
 from typing import Any
 
-RENAMED_METRICS = {"activation_spread": "activation_std"}
+_RENAMED_METRICS = {"activation_spread": "activation_std"}
 
 
 def current_name(name: str) -> str:
     """Return the current name of a metric or column: `metric` or `metric/layer`."""
     metric, slash, layer = name.partition("/")
-    return f"{RENAMED_METRICS.get(metric, metric)}{slash}{layer}"
+    return f"{_RENAMED_METRICS.get(metric, metric)}{slash}{layer}"
 
 
 def rename_old_metrics(value: Any) -> Any:

@@ -18,7 +18,7 @@ from keras_cnns.report.records import read_records
 from keras_cnns.training import evaluate, open_run, train
 from keras_cnns.training.callbacks import Diagnostic
 
-KEPT = Path(__file__).parent / "previous_run"
+PREVIOUS_RUN = Path(__file__).parent / "previous_run"
 CHANGES = (
     "model.name=tiny",
     "data.train_split=train[:96]",
@@ -35,7 +35,7 @@ CHANGES = (
 @pytest.fixture
 def previous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny_model.register(monkeypatch)
-    return Path(shutil.copytree(KEPT, tmp_path / "run"))
+    return Path(shutil.copytree(PREVIOUS_RUN, tmp_path / "run"))
 
 
 def test_it_is_opened_evaluated_and_reported(previous: Path) -> None:
@@ -81,7 +81,7 @@ def test_it_is_resumed_and_its_diagnostics_stay_in_their_columns(
     monkeypatch.setitem(defaults, "interval", 3)
     (previous / "results.json").unlink()
     before = (previous / "diagnostics.csv").read_bytes()
-    resumed = train(open_run(KEPT).recipe, previous)
+    resumed = train(open_run(PREVIOUS_RUN).recipe, previous)
     after = (previous / "diagnostics.csv").read_bytes()
     assert after.startswith(before)
     records = read_records(previous)
