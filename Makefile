@@ -46,14 +46,14 @@ docs: setup
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# What takes too long for every change: each architecture family in every format, and the server
-# under attack, which is alone on the machine for the sake of its timings.
+# Tests that take too long to run for every change: each architecture family in every format, and
+# attacks on the server. The attacks run alone, because other processes would change their timings.
 soak: setup
 	$(BIN)/python -m pytest -m soak tests/soak; attacks=$$?; \
 		$(BIN)/python -m pytest -m soak --numprocesses 2 --ignore tests/soak && exit $$attacks
 
-# The peers that we are compared with, in an environment of their own: PyTorch stays out of ours.
-# timm and torchvision come without what they require, which would be another build of torch.
+# The libraries that we are compared with have their own environment, so that ours has no PyTorch.
+# timm and torchvision are installed without their requirements, which include another build of torch.
 $(PARITY_INSTALLED): constraints-parity.txt
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/python -m pip install --quiet --constraint constraints-parity.txt \
@@ -91,7 +91,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The files in deploy/, read by the tools that will read them, rolling restarts behind nginx and Envoy, the commands of
+# The files in deploy/, which their own tools check, rolling restarts behind nginx and Envoy, the commands of
 # docs/production.md, an exported repository in Triton, and the machines for which PyPI has wheels (some
 # minutes). It also needs Debian's nginx-light, prometheus and nghttp2-client. The own requirements of kserve and
 # pytriton are not needed for the former's types and for the server in the latter's wheel.

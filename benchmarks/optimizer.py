@@ -32,7 +32,7 @@ Step = Callable[[], None]
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "heavy ball": ({}, {}),
     "nesterov": ({"nesterov": True}, {"nesterov": True}),
-    "rate in velocity": ({"learning_rate_in_velocity": True}, {}),
+    "learning rate in velocity": ({"learning_rate_in_velocity": True}, {}),
     # Our default weight decay is added to the gradient, as in torch and in He et al. Keras' weight
     # decay is decoupled from the gradient, as in our case "decoupled decay".
     "weight decay": ({"weight_decay": 1e-4}, {"weight_decay": 1e-4}),
@@ -74,7 +74,7 @@ def measure(case: str, rounds: int, repeats: int, shapes: list[tuple[int, ...]])
     row |= ratios(mine_all, peer_all)
     mine, peer = statistics.median(mine_all), statistics.median(peer_all)
     spread = f"{row['ratio']:>8.2f}{row['low']:>7.2f}{row['high']:>7.2f}"
-    print(f"{case:<18}{mine:>9.1f}{peer:>9.1f}{spread}", flush=True)
+    print(f"{case:<26}{mine:>9.1f}{peer:>9.1f}{spread}", flush=True)
     return row
 
 
@@ -89,7 +89,7 @@ def main() -> None:
     del net
     parameters = sum(int(np.prod(shape)) for shape in shapes)
     print(f"{len(shapes)} variables, {parameters / 1e6:.1f} million parameters, {rounds} rounds")
-    print(f"{'case':<18}{'ours ms':>9}{'SGD ms':>9}{'ratio':>8}{'low':>7}{'high':>7}")
+    print(f"{'case':<26}{'ours ms':>9}{'SGD ms':>9}{'ratio':>8}{'low':>7}{'high':>7}")
     rows = [measure(case, rounds, repeats, shapes) for case in CASES]
     write_rows(arguments.json, rows)
 

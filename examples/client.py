@@ -5,13 +5,14 @@
 
 The server returns the status 429 if it has too many requests, and 503 if it is stopping or reloads
 the model. The header Retry-After contains the number of seconds after which the client should
-repeat the request.
+repeat the request, or the date and time, which some proxies write.
 """
 
 import argparse
 import random
 import sys
 import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
@@ -21,13 +22,20 @@ ATTEMPTS = 5
 MAX_WAIT = 30.0  # seconds
 
 
+def wait_seconds(retry_after: str) -> float:
+    """Return the seconds of a header Retry-After, which contains a number or a date."""
+    if retry_after.replace(".", "").isdecimal():
+        return float(retry_after)
+    return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0)
+
+
 def classify(client: httpx.Client, model: str, image: bytes) -> list[dict]:
     """Return the most probable labels of an encoded image, each with its probability."""
     for attempt in range(1, ATTEMPTS + 1):
         response = client.post(f"/v1/models/{model}:classify-image", content=image)
         if response.status_code not in RETRIED or attempt == ATTEMPTS:
             break
-        seconds = float(response.headers.get("Retry-After", 2**attempt / 4))
+        seconds = wait_seconds(response.headers.get("Retry-After", str(2**attempt / 4)))
         # The random factor prevents many clients from repeating their requests at the same moment.
         time.sleep(min(seconds, MAX_WAIT) * random.uniform(1, 1.25))
     if response.is_error:

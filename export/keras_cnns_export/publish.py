@@ -25,7 +25,7 @@ from keras_cnns_export.errors import ExportError
 _PARTIAL = ".partial-"
 _LOCK = "lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # errors of `rename` if the name is in use
+_NAME_IN_USE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # errors of `rename`
 
 
 def check_model_directory(to: str | os.PathLike[str]) -> Path:
@@ -122,7 +122,7 @@ class Draft:
             try:
                 self.path.rename(version)
             except OSError as error:
-                if error.errno not in _TAKEN:
+                if error.errno not in _NAME_IN_USE:
                     raise
                 # Another export has published this number: try the next one.
             else:

@@ -212,8 +212,9 @@ def choose_training(choices: Choices, photos: Photos, budget: Budget, *, pretrai
         fitting,
         f"With {train} training images, batches of {wanted} leave enough steps per epoch.{cap}",
     )
-    rate = 0.01 * batch / 32 if pretrained else 0.1 * batch / 128
-    choices.choose("optimizer.learning_rate", float(f"{rate:.2g}"))  # `choose_rate` adds the reason
+    learning_rate = 0.01 * batch / 32 if pretrained else 0.1 * batch / 128
+    # `choose_learning_rate` adds the reason.
+    choices.choose("optimizer.learning_rate", float(f"{learning_rate:.2g}"))
     choices.choose("optimizer.momentum", 0.9)
     choices.choose("optimizer.weight_decay", 1e-4 if pretrained else 5e-4)
     choices.choose("optimizer.schedule", "cosine")
@@ -282,30 +283,31 @@ def choose_epochs(
         choices.choose("model.frozen_epochs", frozen, "First, only the new classifier is trained.")
 
 
-def choose_rate(choices: Choices, measured: Measurement) -> None:
+def choose_learning_rate(choices: Choices, measured: Measurement) -> None:
     """Keep the learning rate of the model's recipe unless the finder contradicts it.
 
     The finder contradicts a learning rate that is higher than the one with the lowest loss, since
     training may diverge there. A third of the learning rate with the lowest loss is chosen instead.
     """
-    rate, lowest = choices.values["optimizer.learning_rate"], measured.lowest_loss_rate
-    origin = f"For this batch size, the learning rate of the model's recipe is {rate:g}"
+    learning_rate = choices.values["optimizer.learning_rate"]
+    lowest = measured.lowest_loss_learning_rate
+    origin = f"For this batch size, the learning rate of the model's recipe is {learning_rate:g}"
     if not measured.finder_steps:
         reason = f"{origin}; there was no time for the learning-rate finder."
     elif lowest is None:
         reason = f"{origin}; the loss did not fall in {measured.finder_steps} steps of the finder."
-    elif rate <= lowest:
+    elif learning_rate <= lowest:
         reason = (
             f"{origin}. The learning-rate finder agrees: in {measured.finder_steps} steps, the "
             f"loss was lowest at the learning rate {lowest:.2g}, which is at least as high."
         )
     else:
-        rate = float(f"{lowest / 3:.1e}")
+        learning_rate = float(f"{lowest / 3:.1e}")
         reason = (
             f"{origin}. But in {measured.finder_steps} steps of the learning-rate finder, the loss "
             f"was lowest at a lower learning rate, {lowest:.2g}; a third of that is used."
         )
-    choices.choose("optimizer.learning_rate", rate, reason)
+    choices.choose("optimizer.learning_rate", learning_rate, reason)
 
 
 def _choose_size(

@@ -29,7 +29,7 @@ class Measurement:
     validation_seconds: float  # time of one evaluation on the validation split
     finder_steps: int  # 0 if there was no time for the learning-rate finder
     # The learning rate with the lowest loss; None if the loss never fell.
-    lowest_loss_rate: float | None
+    lowest_loss_learning_rate: float | None
 
 
 class _StepClock(keras.callbacks.Callback):
@@ -87,7 +87,7 @@ def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
     step_seconds = statistics.fmean(times)
     affordable = int(_FINDER_FRACTION * seconds / step_seconds)
     minimum, maximum = _FINDER_STEPS
-    finder_steps, rate = min(affordable, maximum), None
+    finder_steps, lowest = min(affordable, maximum), None
     if finder_steps < minimum:
         finder_steps = 0
     else:
@@ -98,6 +98,6 @@ def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
         step_seconds = statistics.fmean([*times, *fit(finder_steps, finder)[1:]])
         smoothed = finder.smoothed()
         if len(smoothed) > 1 and smoothed.min() < smoothed[0]:
-            rate = float(finder.learning_rates[int(smoothed.argmin())])
+            lowest = float(finder.learning_rates[int(smoothed.argmin())])
     clear_session()
-    return Measurement(step_seconds, steps, validation_seconds, finder_steps, rate)
+    return Measurement(step_seconds, steps, validation_seconds, finder_steps, lowest)

@@ -172,7 +172,7 @@ def make_plan(request: Request, *, download: bool = True) -> Plan:
             _report_weights(weights, reason)
         else:
             break
-    choosing.choose_rate(choices, measured)
+    choosing.choose_learning_rate(choices, measured)
     choosing.choose_epochs(choices, budget(), measured, pretrained=pretrained)
     choices.recipe()  # raises an exception for a wrong given value before anything is written
     return Plan(_format(choices, photos, request), _format_left_out(photos))

@@ -146,10 +146,10 @@ class PathOptimizer(keras.optimizers.Optimizer):
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable: decay, adapt, descend."""
         gradient = ops.cast(gradient, variable.dtype)
-        variable_rate = self._multiply_learning_rate(learning_rate, variable)
-        decayed = self._decay(gradient, variable, variable_rate)
+        variable_learning_rate = self._multiply_learning_rate(learning_rate, variable)
+        decayed = self._decay(gradient, variable, variable_learning_rate)
         adapted = self._adapt(decayed, gradient, variable)
-        self._descend(adapted, variable, variable_rate, learning_rate)
+        self._descend(adapted, variable, variable_learning_rate, learning_rate)
 
     def _multiply_learning_rate(self, learning_rate: Any, variable: Any) -> Any:
         """Return the learning rate of one variable, multiplied by its factors."""

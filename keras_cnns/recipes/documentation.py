@@ -3,7 +3,7 @@
 import re
 import textwrap
 from dataclasses import astuple, dataclass, fields
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 import tomli_w
 from pydantic.fields import FieldInfo
@@ -132,15 +132,23 @@ def _values(field: FieldInfo) -> str:
         entry = get_args(annotation)[0]
         if get_origin(entry) is Literal:
             return f"list of {', '.join(map(_toml, get_args(entry)))}"
+        if get_origin(entry) is Annotated:
+            value = FieldInfo.from_annotation(entry)
+            return f"list of {_TYPES[value.annotation]}s, each {_range(value)}"  # type: ignore[index]
         return f"list of {_TYPES[entry]}s"
+    return ", ".join(filter(None, (_TYPES[annotation], _range(field))))  # type: ignore[index]
+
+
+def _range(field: FieldInfo) -> str:
+    """Return the allowed numbers, such as "at least 0"; "" if all are allowed."""
+    if isinstance(field.json_schema_extra, dict) and "range" in field.json_schema_extra:
+        return str(field.json_schema_extra["range"])
     bounds = {type(each).__name__.lower(): each for each in field.metadata}
     limits = {name: f"{getattr(each, name):,}" for name, each in bounds.items()}
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     if {"ge", "le"} <= limits.keys():
-        range_text = f"from {limits['ge']} to {limits['le']}"
-    else:
-        range_text = " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
-    return ", ".join(filter(None, (_TYPES[annotation], range_text)))  # type: ignore[index]
+        return f"from {limits['ge']} to {limits['le']}"
+    return " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
 
 
 def _default(field: FieldInfo) -> str:

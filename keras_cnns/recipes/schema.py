@@ -10,6 +10,7 @@ prints it together with the type, the range and the default, which it reads from
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -36,6 +37,8 @@ _NonNegativeInt = Annotated[int, Field(ge=0)]
 _NonNegative = Annotated[float, Field(ge=0)]
 _Positive = Annotated[float, Field(gt=0)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
+# `keras_cnns.recipes.documentation` shows this range, and `DataConfig` checks it.
+_NumFolds = Annotated[int, Field(ge=0, json_schema_extra={"range": "0 or at least 2"})]
 _BetaParameter = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -124,10 +127,10 @@ class DataConfig:
     """The network's input has one channel (grey) or three (RGB)."""
     mean: tuple[float, ...]
     """The model subtracts these values from the pixels. There is one value per channel, in levels
-    from 0 to 255."""
-    std: Annotated[tuple[float, ...], Field(min_length=1)]
-    """After the subtraction of `mean`, the model divides the pixels by these positive values. There
-    is one value per channel, in levels from 0 to 255."""
+    from 0 to 255; all numbers are allowed."""
+    std: tuple[_Positive, ...]
+    """After the subtraction of `mean`, the model divides the pixels by these values. There is one
+    value per channel, in levels from 0 to 255."""
     train_split: str = "train"
     """The network is trained on this split or slice of a split, such as "train[:80%]"."""
     validation_split: str = "validation"
@@ -151,7 +154,7 @@ class DataConfig:
     image files themselves do not change. The CSV file has the column `file` and at least one of
     the columns `label` and `exclude`. A run directory stores the absolute path of this CSV file,
     and a copy of the file."""
-    folds: _NonNegativeInt = 0
+    folds: _NumFolds = 0
     """For cross-validation, the training and the validation images together are divided into this
     number of folds. `keras-cnns train --folds` trains a model for each fold. With 0, the images are
     not divided into folds."""
@@ -167,8 +170,6 @@ class DataConfig:
             values = getattr(self, key)
             if len(values) != self.channels:
                 raise ValueError(f"{key} has {len(values)} values for {self.channels} channels")
-        if min(self.std) <= 0:
-            raise ValueError(f"std is {list(self.std)}; each value must be above 0")
         if (self.name in ("folder", "idx")) != bool(self.path):
             raise ValueError(
                 'name = "folder" and name = "idx" need a path; other datasets must not have one: '
@@ -287,10 +288,10 @@ class OptimizerConfig:
     constant_warmup_learning_rate: _NonNegative = 0.0
     """This is the learning rate of the first `constant_warmup_steps` steps. If
     `constant_warmup_steps` is 0, this value must be 0 as well."""
-    decay_at_epochs: tuple[float, ...] = ()
+    decay_at_epochs: tuple[_Positive, ...] = ()
     """The schedule "step" multiplies the learning rate by `decay_factor` after each of these
-    numbers of epochs."""
-    decay_at_steps: tuple[int, ...] = ()
+    numbers of epochs, which may be fractions, such as 0.5."""
+    decay_at_steps: tuple[_PositiveInt, ...] = ()
     """The schedule "step" multiplies the learning rate by `decay_factor` after each of these
     numbers of steps; this key and `decay_at_epochs` cannot be combined."""
     decay_every_epochs: _Positive = 8.0
@@ -576,7 +577,9 @@ def _parse_value(text: str) -> Any:
 def _explain(problem: Any) -> str:
     """Return the message for an error of pydantic, with key, value and allowed values."""
     path = [str(part) for part in problem["loc"]]
-    key, given = ".".join(path), problem["input"]
+    # The index of a value in a list is in brackets, as in `optimizer.decay_at_steps[0]`.
+    key = re.sub(r"\.(\d+)", r"[\1]", ".".join(path))
+    given = problem["input"]
     kind, message = problem["type"], problem["msg"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         if renamed := explain_renamed_key(key):

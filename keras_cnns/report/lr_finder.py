@@ -13,7 +13,7 @@ from keras_cnns.report.records import LOSS_SUM_TITLE
 def write_lr_finder_report(
     path: Path,
     title: str,
-    rates: Sequence[float],
+    learning_rates: Sequence[float],
     losses: Sequence[float],
     smoothed: Sequence[float] | np.ndarray,
     proposal: float,
@@ -25,7 +25,7 @@ def write_lr_finder_report(
     Args:
         path: the page's path.
         title: the page's title.
-        rates: the learning rate of each training step.
+        learning_rates: the learning rate of each training step.
         losses: the loss of each step's batch.
         smoothed: the moving average of the losses.
         proposal: the proposed learning rate.
@@ -36,7 +36,7 @@ def write_lr_finder_report(
     """
     chart = charts.lines(
         LOSS_SUM_TITLE if has_aux_outputs else "Loss",
-        {"one batch": (rates, losses), "smoothed": (rates, smoothed)},
+        {"one batch": (learning_rates, losses), "smoothed": (learning_rates, smoothed)},
         x="learning rate",
         y="loss",
         log=True,
@@ -44,7 +44,7 @@ def write_lr_finder_report(
         mark=(proposal, f"proposed: {proposal:g}"),
     )
     intro = (
-        f"The learning rate rises with each of {len(rates)} training steps. The proposed "
+        f"The learning rate rises with each of {len(learning_rates)} training steps. The proposed "
         "learning rate is a tenth of the one with the lowest smoothed loss: high enough to learn "
         "fast, and well below the learning rates at which training diverges. Use it as the "
         "highest learning rate of a schedule."

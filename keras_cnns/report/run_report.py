@@ -266,7 +266,7 @@ def _activations(records: Records) -> page.Charts:
             _depth_chart(
                 records,
                 "Standard deviation of the activations",
-                "activation_spread",
+                "activation_std",
                 "standard deviation",
             ),
             _depth_chart(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_cnns.files import ENCODING
+from keras_cnns.runs.renamed_metrics import current_name
 
 Row = dict[str, float]
 Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no value
@@ -17,7 +18,8 @@ Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no v
 def read_rows(path: Path) -> list[Row]:
     """Return the rows of a file without their empty values; no rows if there is no file.
 
-    If a crash has left an incomplete row, it is skipped.
+    If a crash has left an incomplete row, it is skipped. Columns that an earlier version wrote have
+    their current names in the result.
 
     Raises:
         ValueError: a value is not a number.
@@ -27,7 +29,9 @@ def read_rows(path: Path) -> list[Row]:
         return []
     with path.open(newline="", encoding=ENCODING) as file:
         rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
-    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+    return [
+        {current_name(name): float(value) for name, value in row.items() if value} for row in rows
+    ]
 
 
 def read_times(path: Path) -> list[Row]:

@@ -99,7 +99,7 @@ def make_callbacks(
         # These callbacks change the training, so they precede the callbacks that record or save it.
         # For example, `AverageWeights` assigns the averages that `SaveBest` saves after the
         # evaluation.
-        *_steering(prepared.recipe),
+        *_make_recipe_callbacks(prepared.recipe),
         # Early stopping needs only the metrics of the evaluation. `Resume`, which follows it, saves
         # the number of epochs that early stopping has counted.
         *([early_stopping] if early_stopping else []),
@@ -176,8 +176,8 @@ def _make_progress(data: DataConfig, folds_after: int, quiet: bool) -> Progress:
     return Progress(stream, prefix=prefix, trainings_after=folds_after)
 
 
-def _steering(recipe: Recipe) -> Callbacks:
-    """Return the callbacks that change the course of the training."""
+def _make_recipe_callbacks(recipe: Recipe) -> Callbacks:
+    """Return the callbacks that the recipe asks for, which change the training."""
     callbacks: Callbacks = []
     if recipe.model.frozen_epochs:
         callbacks.append(Unfreeze(recipe.model.frozen_epochs, recipe.model.unfreeze_epochs))

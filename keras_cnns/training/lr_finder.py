@@ -21,8 +21,8 @@ class _FinderProgress(Progress):
     def describe(self, logs: dict[str, Any]) -> str:
         if not self.finder.losses:  # the first loss was not finite
             return "no finite loss"
-        rate, loss = self.finder.learning_rates[-1], self.finder.losses[-1]
-        return f"learning rate {rate:.3g}, loss {loss:.4g}"
+        learning_rate, loss = self.finder.learning_rates[-1], self.finder.losses[-1]
+        return f"learning rate {learning_rate:.3g}, loss {loss:.4g}"
 
 
 def find_learning_rate(recipe: Recipe, steps: int = 100) -> LRFinder:

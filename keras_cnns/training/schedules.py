@@ -13,10 +13,10 @@ def _step(config: OptimizerConfig, peak: float, steps: int, steps_per_epoch: int
     boundaries = config.decay_at_steps or tuple(
         round(epoch * steps_per_epoch) for epoch in config.decay_at_epochs
     )
-    rates = [peak * config.decay_factor**number for number in range(len(boundaries) + 1)]
+    learning_rates = [peak * config.decay_factor**number for number in range(len(boundaries) + 1)]
     # minus 1, since Keras changes the learning rate after the step whose number is the boundary,
     # and the papers change it before this step.
-    return schedules.PiecewiseConstantDecay([each - 1 for each in boundaries], rates)
+    return schedules.PiecewiseConstantDecay([each - 1 for each in boundaries], learning_rates)
 
 
 # Name -> a function that takes the configuration, the peak, the number of steps of the training and
@@ -47,14 +47,14 @@ def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
     warmup = min(round(config.warmup_epochs * steps_per_epoch), steps - 1)
     # Keras' cosine schedule has its own warmup, and begins the cosine after it.
     if config.schedule == "cosine" and warmup:
-        rate: Any = schedules.CosineDecay(
+        learning_rate: Any = schedules.CosineDecay(
             start, steps - warmup, warmup_target=peak, warmup_steps=warmup
         )
     else:
-        rate = SCHEDULES[config.schedule](config, peak, steps, steps_per_epoch)
-        rate = WarmUp(rate, warmup, start) if warmup else rate
+        learning_rate = SCHEDULES[config.schedule](config, peak, steps, steps_per_epoch)
+        learning_rate = WarmUp(learning_rate, warmup, start) if warmup else learning_rate
     if config.constant_warmup_steps:
-        rate = ConstantWarmUp(
-            rate, config.constant_warmup_steps, config.constant_warmup_learning_rate
+        learning_rate = ConstantWarmUp(
+            learning_rate, config.constant_warmup_steps, config.constant_warmup_learning_rate
         )
-    return rate
+    return learning_rate

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_cnns.optimizers.state import SEPARATOR, match_names
+from keras_cnns.runs.renamed_metrics import rename_old_metrics
 from keras_cnns.training.checkpoint import CheckpointError, is_plain
 from keras_cnns.training.variables import fetch_variables
 
@@ -99,6 +100,8 @@ def restore(snapshot: Snapshot, model: keras.Model) -> None:
 def restore_callbacks(snapshot: Snapshot, callbacks: Sequence[Any]) -> None:
     """Restore the state of callbacks, and of the random generators of Python and NumPy.
 
+    If an earlier version wrote the state, metrics in it get their current names.
+
     Raises:
         CheckpointError: the snapshot has the state of other callbacks.
     """
@@ -111,10 +114,12 @@ def restore_callbacks(snapshot: Snapshot, callbacks: Sequence[Any]) -> None:
             "Use the same callbacks, or start in another directory"
         )
     for callback, entry in zip(callbacks, snapshot.callbacks, strict=True):
+        # The names on the first level are not metrics but attributes.
+        state = {name: rename_old_metrics(value) for name, value in entry["state"].items()}
         if hasattr(callback, "set_state"):
-            callback.set_state(entry["state"])
+            callback.set_state(state)
         else:
-            vars(callback).update(entry["state"])
+            vars(callback).update(state)
     random.setstate(snapshot.generators["python"])
     np.random.set_state(snapshot.generators["numpy"])
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -108,6 +109,7 @@ class Busy(http.server.BaseHTTPRequestHandler):
     """Answer the first request with 429, and the next one with a prediction."""
 
     times: ClassVar[list[float]] = []
+    as_date: ClassVar[bool] = False
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -116,7 +118,9 @@ class Busy(http.server.BaseHTTPRequestHandler):
         body: dict[str, Any] = {"predictions": [{"labels": [{"label": "7", "probability": 1.0}]}]}
         content = json.dumps(body).encode()
         self.send_response(status)
-        self.send_header("Retry-After", "1")
+        # A date has whole seconds, so this one is 1 to 2 seconds ahead.
+        date = formatdate(int(time.time()) + 2, usegmt=True)
+        self.send_header("Retry-After", date if self.as_date else "1")
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -138,8 +142,12 @@ def busy_server() -> Iterator[str]:
             thread.join()
 
 
-def test_the_client_waits_as_long_as_a_busy_server_says(image: Path) -> None:
+@pytest.mark.parametrize("as_date", [False, True], ids=["seconds", "date"])
+def test_the_client_waits_as_long_as_a_busy_server_says(
+    as_date: bool, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Busy.times.clear()
+    monkeypatch.setattr(Busy, "as_date", as_date)
     with busy_server() as address:
         answer = run_client(address, image)
     assert answer.stdout == f"{image}: 7 100.00%\n"

@@ -21,7 +21,7 @@ from keras_cnns.training.schedules import make_schedule
 
 _EPOCHS = 20
 _COMPARED = ("0.0001", "0.001", "0.01", "0.1", "1", "100")
-_RATES = tuple(f"{10**exponent:.3g}" for exponent in np.linspace(-4, 2, 25))
+_LEARNING_RATES = tuple(f"{10**exponent:.3g}" for exponent in np.linspace(-4, 2, 25))
 _TOO_SMALL, _DIVERGING = _COMPARED[0], _COMPARED[-1]
 _SCHEDULES = {
     "step": ("optimizer.schedule=step", "optimizer.decay_at_epochs={steps}"),
@@ -42,7 +42,7 @@ def _bounded(losses: Sequence[float]) -> list[float]:
     return [min(loss, _LARGEST) if math.isfinite(loss) else _LARGEST for loss in losses]
 
 
-class _Rates(keras.optimizers.schedules.LearningRateSchedule):
+class _ConstantLearningRate(keras.optimizers.schedules.LearningRateSchedule):
     """Train one compiled network with one constant learning rate after another.
 
     Each training begins with the same weights, and sees the same batches in the same order. The
@@ -51,20 +51,20 @@ class _Rates(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.prepared = recipe, prepare(recipe)
-        self.rate = keras.Variable(0.0, trainable=False)
+        self.learning_rate = keras.Variable(0.0, trainable=False)
         self.optimizer = self.prepared.model.optimizer
         self.optimizer.learning_rate = self
         self.weights = self.prepared.model.get_weights()
 
     def __call__(self, step: Any) -> Any:
-        return self.rate.value
+        return self.learning_rate.value
 
-    def train(self, rate: float, report: Report) -> list[float]:
+    def train(self, learning_rate: float, report: Report) -> list[float]:
         """Return the training loss of each epoch."""
         self.prepared.model.set_weights(self.weights)
         for variable in self.optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
-        self.rate.assign(rate)
+        self.learning_rate.assign(learning_rate)
         curves = fit(self.recipe, report, validate=False, prepared=self.prepared)
         return _bounded(curves["loss"])
 
@@ -72,7 +72,7 @@ class _Rates(keras.optimizers.schedules.LearningRateSchedule):
 def _run(seed: int, settings: Settings, report: Report) -> Measurements:
     epochs = settings.scaled(_EPOCHS, 4)
     common = (*_COMMON, f"training.epochs={epochs}")
-    count = len(_RATES) + 1 + len(_SCHEDULES)
+    count = len(_LEARNING_RATES) + 1 + len(_SCHEDULES)
     report(0.0, "learning-rate finder")
 
     def train(index: int, schedule: str, *overrides: str) -> list[float]:
@@ -83,17 +83,17 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
     finder = find_learning_rate(lab_recipe(settings, seed, *common))
     suggestion = finder.propose()
     clear_session()
-    rates = _Rates(lab_recipe(settings, seed, *common))
+    schedule = _ConstantLearningRate(lab_recipe(settings, seed, *common))
     constant = {
-        rate: rates.train(float(rate), part(report, index, count, f"learning rate {rate}"))
-        for index, rate in enumerate(_RATES)
+        rate: schedule.train(float(rate), part(report, index, count, f"learning rate {rate}"))
+        for index, rate in enumerate(_LEARNING_RATES)
     }
-    suggested = rates.train(suggestion, part(report, len(_RATES), count, "suggestion"))
+    suggested = schedule.train(suggestion, part(report, len(_LEARNING_RATES), count, "suggestion"))
     good = min(_COMPARED, key=lambda rate: constant[rate][-1])
     steps = [round(epochs * fraction, 1) for fraction in (0.5, 0.75)]
     schedules = {"constant": constant[good]} | {
         name: train(
-            len(_RATES) + 1 + index,
+            len(_LEARNING_RATES) + 1 + index,
             name.replace("_", "-"),
             f"optimizer.learning_rate={good}",
             *(each.format(steps=steps) for each in overrides),
@@ -260,8 +260,8 @@ EXPERIMENT = Experiment(
     source="Bengio 2012, Practical Recommendations for Gradient-Based Training, section 3.1.1; "
     "Smith 2017, Cyclical Learning Rates, section 3.3 (finder); Loshchilov and Hutter 2017, SGDR "
     "(cosine); Smith and Topin 2018, Super-Convergence (one-cycle)",
-    varied=f"The constant learning rate, which has {len(_RATES)} values from 0.0001 to 100, and "
-    "the schedule. The best learning rate is the one with the lowest final loss among "
+    varied=f"The constant learning rate, which has {len(_LEARNING_RATES)} values from 0.0001 to "
+    "100, and the schedule. The best learning rate is the one with the lowest final loss among "
     f"{', '.join(_COMPARED[:-1])} and {_COMPARED[-1]}. The others are compared with it, and it is "
     "the peak learning rate of the schedules.",
     fixed="ResNet-20, two fifths of the training images, a momentum of 0.9, batches of 32 images, "

@@ -103,14 +103,16 @@ def _measured_rate(kind: str, condition: float) -> float:
     return float((distances[1] / distances[0]) ** (1 / (last - first)))
 
 
-def _search(surface: Quadratic | Rosenbrock, rates: np.ndarray, tolerance: float) -> Measurements:
+def _search(
+    surface: Quadratic | Rosenbrock, learning_rates: np.ndarray, tolerance: float
+) -> Measurements:
     """Return the best setting of each kind: its steps, learning rate and momentum."""
 
     def reached(points: np.ndarray) -> np.ndarray:
         return np.asarray(np.linalg.norm(points - surface.goal, axis=-1) < tolerance)
 
     def best(gradient: Function, method: Method, max_steps: int) -> Best:
-        return find_best(gradient, surface.start, rates, method, reached, max_steps)
+        return find_best(gradient, surface.start, learning_rates, method, reached, max_steps)
 
     found: Measurements = {}
     for kind in _KINDS:

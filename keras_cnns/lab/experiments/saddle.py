@@ -18,7 +18,7 @@ _DISTANCES = tuple(10.0**exponent for exponent in np.linspace(-8, -1, 22))
 _CONDITION, _DISTANCE = 100, 1e-4  # the values for which the effect is measured
 # Larger than `_DISTANCE`, since the gradient on a plateau is the cube of the distance.
 _PLATEAU_DISTANCE = 0.1
-_RATES = np.geomspace(0.02, 8, 240)  # learning rates multiplied by the curvature along x
+_LEARNING_RATES = np.geomspace(0.02, 8, 240)  # learning rates multiplied by the curvature along x
 _MAX_STEPS = 20_000
 
 
@@ -58,11 +58,11 @@ def growth(learning_rate: float, momentum: float) -> float:
 
 def _steps(saddle: Saddle, distance: float, momentum: float) -> dict[str, float]:
     """Return the smallest number of steps, and the learning rate that needs so few steps."""
-    rates = _RATES / saddle.condition
+    learning_rates = _LEARNING_RATES / saddle.condition
     best = find_best(
         saddle.gradient,
         np.array([1.0, distance]),
-        rates,
+        learning_rates,
         Method(momentum),
         saddle.escaped,
         _MAX_STEPS,
@@ -188,9 +188,8 @@ EXPERIMENT = Experiment(
     "and the surface: a quadratic saddle point, or a saddle point with a "
     "plateau around it.",
     fixed="The start point has x = 1. From the saddle point, the function rises along x and falls "
-    "along y, which is the direction of the escape. Each "
-    f"method has its own best learning rate, which a search over {len(_RATES)} learning rates "
-    "finds.",
+    "along y, which is the direction of the escape. Each method has its own best learning rate, "
+    f"which a search over {len(_LEARNING_RATES)} learning rates finds.",
     measured="The number of steps until the value of the function is below its value at (0, 1), "
     "the point at distance 1 from the saddle point in the direction of the escape.",
     look_at="In the first figure, compare the left end, where the two curvatures are equal, with "

@@ -26,22 +26,22 @@ class ActivationStatistics(ProbeDiagnostic):
     layer, all layers with a kernel are measured. Mean and standard deviation are taken over images,
     positions and channels together.
 
-    Metrics: `activation_mean/layer` and `activation_spread/layer`, the standard deviation;
-    `activation_mean` and `activation_spread`, the medians over the layers.
+    Metrics: `activation_mean/layer` and `activation_std/layer`, the standard deviation;
+    `activation_mean` and `activation_std`, the medians over the layers.
 
     References:
         Ioffe and Szegedy 2015, Batch normalization: accelerating deep network training by reducing
         internal covariate shift (arXiv:1502.03167), figure 1.
     """
 
-    layer_metrics = ("activation_mean", "activation_spread")
+    layer_metrics = ("activation_mean", "activation_std")
 
     def compute(self, tensors: Pass) -> Tensors:
         """Return mean E[a] and standard deviation sqrt(Var[a]) of each layer's activations."""
         names = [name for name, layer in tensors.layers.items() if _is_activation(layer)]
         outputs = {name: tensors.outputs[name] for name in names or tensors.gradients}
         return {f"activation_mean/{name}": ops.mean(a) for name, a in outputs.items()} | {
-            f"activation_spread/{name}": ops.std(a) for name, a in outputs.items()
+            f"activation_std/{name}": ops.std(a) for name, a in outputs.items()
         }
 
     def summarise(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_cnns.messages import print_message
+from keras_cnns.runs.renamed_metrics import current_name
 from keras_cnns.runs.tables import format_rows
 from keras_cnns.training.callbacks.diagnostic import Diagnostic
 
@@ -15,8 +16,10 @@ from keras_cnns.training.callbacks.diagnostic import Diagnostic
 class DiagnosticsLog(keras.callbacks.Callback):
     """Write the metrics of diagnostics to a CSV file: `step`, then a column for each metric.
 
-    A resumed training overwrites the rows of steps that it repeats. Rows that cannot be written
-    because the disk is full are written with the next measurement.
+    A resumed training overwrites the rows of steps that it repeats. If an earlier version wrote the
+    header, its names of the columns do not change; `keras_cnns.runs.tables.read_rows` returns the
+    current names. Rows that cannot be written because the disk is full are written with the next
+    measurement.
 
     Args:
         diagnostics: the diagnostics, which precede this callback in `fit`'s list. The first
@@ -51,7 +54,8 @@ class DiagnosticsLog(keras.callbacks.Callback):
         row |= {name: f"{value:.6g}" for name, value in metrics.items()}
         has_header = bool(self._columns)
         self._columns = self._columns or list(row)
-        self._waiting += format_rows([row], self._columns, header=not has_header)
+        values = {column: row.get(current_name(column), "") for column in self._columns}
+        self._waiting += format_rows([values], self._columns, header=not has_header)
         try:
             self._size = _write_at(self.path, self._size, self._waiting)
         except OSError as error:

@@ -26,7 +26,7 @@ from keras_cnns.training.snapshot import (
     restore_callbacks,
 )
 
-_KEPT = 2  # number of checkpoints that are kept
+_MAX_CHECKPOINTS = 2  # older checkpoints are removed
 COST = 0.005  # checkpoints are written for at most this fraction of the training time
 
 # The value of `model.stop_training` that ends a resumed epoch. It is truthy, so that Keras leaves
@@ -229,7 +229,7 @@ class Resume(StepCounter):
             )
             return
         self.saved.add(snapshot.step)
-        self.saved = set(sorted(self.saved)[-_KEPT:])
+        self.saved = set(sorted(self.saved)[-_MAX_CHECKPOINTS:])
         kept_paths = {checkpoint_path(self.directory, step) for step in self.saved}
         for old in self.directory.glob(f"*{SUFFIX}"):  # includes partially written files
             if old not in kept_paths:

@@ -56,7 +56,7 @@ def score(options: ScoringOptions) -> int:
             # Summaries written by earlier versions of this program lack this count.
             unknown = summary.get("unknown", 0)
             counts = _counts(summary["images"], summary["failed"], unknown)
-            _say(
+            _print_message(
                 f"{options.to} is complete: {counts}. "
                 "Delete it, or give another --to, to score again"
             )
@@ -93,7 +93,7 @@ def _write_names(options: ScoringOptions, file: IO[bytes]) -> int:
         is_one = len(links) == 1
         number = "1 link to a folder was" if is_one else f"{len(links):,} links to folders were"
         others = "" if is_one else " and others"
-        _say(f"{number} not followed: {printable(links[0])}{others}")
+        _print_message(f"{number} not followed: {printable(links[0])}{others}")
     return count
 
 
@@ -117,7 +117,7 @@ def _print_scores(options: ScoringOptions) -> int:
 
 def _print_row(row: Row) -> None:
     if row.error:
-        _say(f"{printable(row.file)}: {row.error}")
+        _print_message(f"{printable(row.file)}: {row.error}")
     else:
         labels = ", ".join(f"{label} {probability:.2%}" for label, probability in row.best)
         text = f"unknown ({labels})" if row.unknown else labels
@@ -135,7 +135,7 @@ def _score_shards(
             finished.add(shard)
     resumed = totals.images
     if resumed:
-        _say(f"continuing: {resumed:,} of {output.count:,} images are finished")
+        _print_message(f"continuing: {resumed:,} of {output.count:,} images are finished")
     progress = Progress(output.count, resumed, sys.stderr)
     if options.on_cluster:
         remaining = [shard for shard in range(output.shards) if shard not in finished]
@@ -149,7 +149,7 @@ def _score_shards(
     output.finish(summary, columns_of(options))
     described = _counts(totals.images, totals.failed, totals.unknown)
     where = options.to if options.is_single_file else f"{options.to}{os.sep}"
-    _say(
+    _print_message(
         f"{described}; scored in {spell_seconds(progress.seconds)} ({progress.rate:,.1f} images/s) "
         f"with {source.name}/{source.version}; the result is in {where}"
     )
@@ -197,5 +197,5 @@ def _counts(images: int, failed: int, unknown: int = 0) -> str:
     )
 
 
-def _say(text: str) -> None:
+def _print_message(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from keras_cnns.fit.choices import (
     Choices,
     choose_epochs,
     choose_input,
-    choose_rate,
+    choose_learning_rate,
     choose_training,
     is_too_deep,
     published_weights,
@@ -217,7 +217,9 @@ def test_the_finder_only_corrects_a_learning_rate_that_is_too_high(
 ) -> None:
     choices = Choices()
     choices.choose("optimizer.learning_rate", 0.05)
-    choose_rate(choices, replace(MEASURED, finder_steps=steps, lowest_loss_rate=lowest))
+    choose_learning_rate(
+        choices, replace(MEASURED, finder_steps=steps, lowest_loss_learning_rate=lowest)
+    )
     assert choices.values["optimizer.learning_rate"] == rate
     assert said in choices.reasons["optimizer.learning_rate"]
 

@@ -47,7 +47,10 @@ def test_range_and_default_are_shown() -> None:
         "(number, at least 0 and below 1; default 0.9)",
         "(integer, from 1 to 1,000,000,000; required)",
         '("float32" or "bfloat16"; default "float32")',
-        "(list of numbers; default [])",
+        "(list of numbers; required)",
+        "(list of numbers, each above 0; default [])",
+        "(list of integers, each from 1 to 1,000,000,000; default [])",
+        "(integer, 0 or at least 2; default 0)",
         "(true or false; default false)",
     ):
         assert expected in text

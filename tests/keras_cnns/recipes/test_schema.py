@@ -68,7 +68,17 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("training.seed=true", "training.seed is True"),
         ("data.channels=2", "data.channels is 2: input should be 1 or 3"),
         ("data.mean=[1.0, 2.0]", "mean has 2 values for 1 channels"),
-        ("data.std=[0.0]", "each value must be above 0"),
+        ("data.std=[0.0]", "data.std[0] is 0.0: input should be greater than 0"),
+        ("data.std=[]", "std has 0 values for 1 channels"),
+        ("data.folds=1", "folds must be at least 2"),
+        (
+            "optimizer.decay_at_epochs=[30.0, -3.0]",
+            "optimizer.decay_at_epochs[1] is -3.0: input should be greater than 0",
+        ),
+        (
+            "optimizer.decay_at_steps=[0]",
+            "optimizer.decay_at_steps[0] is 0: input should be greater than or equal to 1",
+        ),
         ("data.image_size=64", "resize_shorter is 32; it must be at least image_size, 64"),
         ("optimizer=3", "does not have the form section.key=value"),
         ("learning_rate=3", "does not have the form section.key=value"),

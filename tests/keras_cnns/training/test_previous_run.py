@@ -16,8 +16,9 @@ from keras_cnns.recipes import load_recipe
 from keras_cnns.report import write_report
 from keras_cnns.report.records import read_records
 from keras_cnns.training import evaluate, open_run, train
+from keras_cnns.training.callbacks import Diagnostic
 
-KEPT = Path(__file__).parent / "previous_run"
+PREVIOUS_RUN = Path(__file__).parent / "previous_run"
 CHANGES = (
     "model.name=tiny",
     "data.train_split=train[:96]",
@@ -34,7 +35,7 @@ CHANGES = (
 @pytest.fixture
 def previous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny_model.register(monkeypatch)
-    return Path(shutil.copytree(KEPT, tmp_path / "run"))
+    return Path(shutil.copytree(PREVIOUS_RUN, tmp_path / "run"))
 
 
 def test_it_is_opened_evaluated_and_reported(previous: Path) -> None:
@@ -46,7 +47,12 @@ def test_it_is_opened_evaluated_and_reported(previous: Path) -> None:
     records = read_records(previous)
     assert records.layers("gradient_norm") == ["stem_conv", "logits"]
     assert list(records.times["epoch"]) == [1, 2]
-    assert "Gradient norm by depth" in write_report(previous).read_text("utf-8")
+    # In the files, the metric has its name of version 0.1.
+    assert records.layers("activation_std") == ["stem_relu"]
+    assert records.history["activation_std"][0] == pytest.approx(0.602564, rel=1e-5)
+    page = write_report(previous).read_text("utf-8")
+    assert "Gradient norm by depth" in page
+    assert "Standard deviation of the activations" in page
 
 
 def test_it_is_resumed_and_ends_as_it_did(
@@ -62,3 +68,27 @@ def test_it_is_resumed_and_ends_as_it_did(
         assert one == pytest.approx(other, rel=1e-4)
     for one, other in zip(resumed.load_model().get_weights(), weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    header = (previous / "history.csv").read_text("utf-8").partition("\n")[0]
+    assert "activation_spread" not in header
+    assert header.count("activation_std") == 2  # of the model and of its layer
+
+
+def test_it_is_resumed_and_its_diagnostics_stay_in_their_columns(
+    previous: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = Diagnostic.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "interval", 3)
+    (previous / "results.json").unlink()
+    before = (previous / "diagnostics.csv").read_bytes()
+    resumed = train(open_run(PREVIOUS_RUN).recipe, previous)
+    after = (previous / "diagnostics.csv").read_bytes()
+    assert after.startswith(before)
+    records = read_records(previous)
+    assert list(records.diagnostics["step"]) == [0, 5]
+    values = records.diagnostics["activation_std"]
+    assert np.isfinite(values).all()
+    np.testing.assert_array_equal(values, records.diagnostics["activation_std/stem_relu"])
+    last = resumed.history()[-1]
+    assert last["activation_std"] == pytest.approx(values[-1], rel=1e-4)
+    assert not [name for name in last if name.startswith("activation_spread")]
