@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_cnns.keras_internals import flatten_layers
 from keras_cnns.models.heads import deep_recursion
 from keras_cnns_export.batches import Array, Batch, Predict
 from keras_cnns_export.contract import Preprocessing, TensorSpec
@@ -134,7 +136,7 @@ def serving_graph(
         return network(tf.cast(images, tf.float32), training=False)
 
     with deep_recursion():
-        function = _without_xla(serve, signature)
+        function = _without_xla(serve, signature, network)
     results = function.get_concrete_function().structured_outputs
     return ServingGraph(
         network=network,
@@ -224,8 +226,10 @@ def _from_uint8(call: Callable[[Any], Any], shape: Sequence[int]) -> Callable[[A
     return lambda images: function(tf.cast(images, tf.float32))
 
 
-def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
+def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any], network: Any) -> Any:
     """Return the traced tf.function of `call`, without functions that require compilation by XLA.
+
+    `call` uses the network, whose grouped convolutions are traced with `_not_fused`.
 
     Keras compiles grouped convolutions with XLA, because TensorFlow lacks their gradient on a CPU.
     Converters do not support compiled functions, and TensorFlow Serving runs them only with a
@@ -247,7 +251,8 @@ def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
             before = tf.config.functions_run_eagerly()
             tf.config.run_functions_eagerly(True)  # operations are still added to the traced graph
             try:
-                return call(images)
+                with _not_fused(network):
+                    return call(images)
             except tf.errors.OperatorNotAllowedInGraphError as error:
                 raise ExportError(
                     "a layer has a function that XLA must compile (jit_compile=True, as in Keras' "
@@ -271,6 +276,31 @@ def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
                 "without jit_compile, and load it"
             )
     return function
+
+
+@contextlib.contextmanager
+def _not_fused(network: Any) -> Iterator[None]:
+    """Trace grouped convolutions within the block so that TensorFlow does not fuse them.
+
+    TensorFlow fuses a convolution with batch normalisation and ReLU. On CPUs where it does not use
+    oneDNN by default, such as those without AVX-512, the fused operation does not support groups
+    ("Fused conv implementation does not support grouped convolutions for now"). An EnsureShape
+    after a convolution, which computes nothing, prevents the fusion.
+    """
+    convolutions = [each for each in flatten_layers(network) if hasattr(each, "convolution_op")]
+    grouped = [each for each in convolutions if each.groups > 1]
+
+    def convolve(original: Callable[[Any, Any], Any], inputs: Any, kernel: Any) -> Any:
+        result = original(inputs, kernel)
+        return tf.ensure_shape(result, result.shape)
+
+    for layer in grouped:
+        layer.convolution_op = functools.partial(convolve, layer.convolution_op)
+    try:
+        yield
+    finally:
+        for layer in grouped:
+            del layer.convolution_op
 
 
 def _library(function: Any) -> Sequence[Any]:

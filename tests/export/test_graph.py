@@ -196,7 +196,7 @@ def test_two_threads_do_not_trace_at_once() -> None:
             inside.remove(double)
             return double(x)
 
-        return _without_xla(call, [tf.TensorSpec([None, 12, 10, 3])])
+        return _without_xla(call, [tf.TensorSpec([None, 12, 10, 3])], keras.Sequential())
 
     with ThreadPoolExecutor(2) as threads:
         traced = list(threads.map(trace, [doubling(jit_compile=True) for _ in range(2)]))

@@ -142,7 +142,11 @@ def flat(x: Any) -> Any:
     ("head", "output", "message"),
     [
         (flat, "cam", "tiny has no cam: its classifier reads hidden, and .* global average pool"),
-        (layers.Dense(5, "sigmoid", name="top"), "logits", "tiny ends in top: logits and a temp"),
+        (
+            layers.Dense(5, "sigmoid", name="top"),
+            "logits",
+            "tiny ends in top; the output logits and",
+        ),
         (lambda x: layers.Softmax()(layers.ReLU(name="end")(x)), "features", "come from end, not"),
         (flat, "aux1", "tiny has no output 'aux1'; it has: main"),
         (flat, "heat", "unknown output 'heat'; there are: probabilities, logits, top_k, cam"),

@@ -267,7 +267,7 @@ def test_learning_rate_multipliers(
         ({"dampening": 0.5, "nesterov": True}, "nesterov=False"),
         ({"dampening": 0.5, "momentum": 0.0}, "momentum above 0"),
         ({"momentum_correction": True}, "learning_rate_in_velocity=True"),
-        ({"learning_rate_multipliers": {"bias": -1.0}}, "-1.0 for 'bias'"),
+        ({"learning_rate_multipliers": {"bias": -1.0}}, "the factor for 'bias' is -1.0"),
         ({"learning_rate_multipliers": {"(": 1.0}}, r"'\(' is not a valid regular expression"),
         ({"exclude_from_weight_decay": "bias"}, "must be a list"),
         ({"exclude_from_weight_decay": ["["]}, r"'\[' is not a valid regular expression"),

@@ -41,7 +41,10 @@ DECOMPOSED = unicodedata.normalize("NFD", "Käfer")
             [KÄFER, "dog"],
             [DECOMPOSED, "dog"],
             {DECOMPOSED: 0, "dog": 1},
-            [r"the class 'Ka\u0308fer' differs only in Unicode form from the run's 'K\xe4fer'"],
+            [
+                r"the class 'Ka\u0308fer' differs only in Unicode form from the run's class "
+                r"'K\xe4fer'"
+            ],
         ),
         # It is not clear which of the two is meant.
         (
@@ -131,7 +134,7 @@ def test_other_folders_are_refused(
     (photos / "train").mkdir(parents=True)
     (photos.parent / "test").rename(photos / "test")
     (photos / "train/3").mkdir()
-    with pytest.raises(ValueError, match="has folders for the splits test; name one"):
+    with pytest.raises(ValueError, match="has folders for the splits test; give one"):
         evaluate_folder(finished_run, photos)
     command = ["evaluate", str(finished_run.path), str(photos), "--split", "test"]
     assert run(app, command, "keras-cnns") == 2

@@ -398,7 +398,7 @@ def test_two_networks_in_one_file_are_refused(
         load_tensors(refusing, both, "FILE")
     assert str(error.value) == (
         "FILE has conv1.weight twice, as net.conv1.weight and as model.conv1.weight: keep the "
-        "tensors of one network"
+        "tensors of one network only"
     )
 
 
@@ -442,7 +442,9 @@ def test_every_reader_is_checked(variable: str, value: float, suffix: str, tmp_p
     getattr(layer, variable).assign(np.full(getattr(layer, variable).shape, value))
     file = tmp_path / f"net{suffix}"
     model.save_weights(file) if suffix == ".weights.h5" else model.save(file)
-    with pytest.raises(WeightsError, match=rf"is damaged: 1 invalid \({layer.name}/{variable} has"):
+    with pytest.raises(
+        WeightsError, match=rf"is damaged: 1 invalid \({layer.name}/{variable} (has|is)"
+    ):
         load(build("resnet20", input_shape=SHAPE), file)
 
 

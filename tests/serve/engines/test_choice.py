@@ -106,14 +106,19 @@ PRECISE = "model.json has no measured time of a format that is accurate"
     ("agreement", "engine", "precision", "reason"),
     [
         (ALL, "auto", "auto", "the fastest format that is accurate according to model.json"),
-        ({}, "auto", "auto", f"the most precise format: {PRECISE}"),
+        ({}, "auto", "auto", f"the most precise format, because {PRECISE}"),
         (
             ALL,
             "openvino",
             "auto",
             "the fastest format for --engine openvino that is accurate according to model.json",
         ),
-        ({}, "auto", "float32", f"the most precise format for --precision float32: {PRECISE}"),
+        (
+            {},
+            "auto",
+            "float32",
+            f"the most precise format for --precision float32, because {PRECISE}",
+        ),
         (ALL, "onnxruntime", "int8", "requested by --engine onnxruntime --precision int8"),
         (ALL, "tensorflow", "auto", "requested by --engine tensorflow"),
     ],

@@ -98,7 +98,12 @@ def tensor(**fields: Any) -> dict[str, Any]:
         (INFER, b"", Code.NOT_FOUND, "Latest()"),
         (INFER, bytes(100_001), Code.RESOURCE_EXHAUSTED, "larger than max"),
         (INFER, infer_request(inputs=[]), Code.INVALID_ARGUMENT, "at least one tensor"),
-        (INFER, infer_request(raw_input_contents=[b"", b""]), Code.INVALID_ARGUMENT, "2 tensors"),
+        (
+            INFER,
+            infer_request(raw_input_contents=[b"", b""]),
+            Code.INVALID_ARGUMENT,
+            "but it has 2",
+        ),
         (
             INFER,
             infer_request(raw_input_contents=[b""]),
