@@ -4,14 +4,14 @@
     python examples/client.py seven.png --model digits-resnet20
 
 The server returns the status 429 if it has too many requests, and 503 if it is stopping or reloads
-the model. The header Retry-After contains the number of seconds after which the client should
-repeat the request, or the date and time, which some proxies write.
+the model. The header Retry-After says when the client should repeat the request.
 """
 
 import argparse
 import random
 import sys
 import time
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -22,11 +22,12 @@ ATTEMPTS = 5
 MAX_WAIT = 30.0  # seconds
 
 
-def wait_seconds(retry_after: str) -> float:
-    """Return the seconds of a header Retry-After, which contains a number or a date."""
-    if retry_after.replace(".", "").isdecimal():
-        return float(retry_after)
-    return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0)
+def wait_seconds(retry_after: str, default: float) -> float:
+    """Return the seconds of a header Retry-After, a number or a date; without it, `default`."""
+    for read in (float, lambda date: parsedate_to_datetime(date).timestamp() - time.time()):
+        with suppress(ValueError):
+            return max(0.0, read(retry_after))
+    return default
 
 
 def classify(client: httpx.Client, model: str, image: bytes) -> list[dict]:
@@ -35,12 +36,11 @@ def classify(client: httpx.Client, model: str, image: bytes) -> list[dict]:
         response = client.post(f"/v1/models/{model}:classify-image", content=image)
         if response.status_code not in RETRIED or attempt == ATTEMPTS:
             break
-        seconds = wait_seconds(response.headers.get("Retry-After", str(2**attempt / 4)))
+        seconds = wait_seconds(response.headers.get("Retry-After", ""), 2**attempt / 4)
         # The random factor prevents many clients from repeating their requests at the same moment.
         time.sleep(min(seconds, MAX_WAIT) * random.uniform(1, 1.25))
     if response.is_error:
-        message = response.json()["error"] if "json" in response.headers["content-type"] else ""
-        raise SystemExit(f"the server returned the status {response.status_code}: {message}")
+        raise SystemExit(f"the server returned the status {response.status_code}: {response.text}")
     return response.json()["predictions"][0]["labels"]
 
 

@@ -45,12 +45,12 @@ def list_experiments() -> None:
     with quiet_stderr():
         from keras_cnns.lab.experiment import Settings
         from keras_cnns.lab.experiments import EXPERIMENTS
-        from keras_cnns.lab.running import Size
+        from keras_cnns.lab.running import Size, duration
     size = Size(5, Settings())
     print_table(
         ("experiment", f"five seeds on {_CORES} cores", "claim"),
         [
-            (name, format_seconds(size.seconds(each) / _CORES), each.claim)
+            (name, format_seconds(duration([each], size, _CORES)), each.claim)
             for name, each in EXPERIMENTS.items()
         ],
         numbers=(1,),
@@ -77,8 +77,8 @@ def run(
         typer.Option(
             min=1,
             help="Number of seeds that are measured at the same time, each with one thread; a "
-            "process needs about 2 GB of memory. By default one for each core, at most "
-            f"{_MAX_PROCESSES}; with a GPU, 1.",
+            "process needs about 2 GB of memory. By default one for each core, as far as the "
+            f"memory suffices, and at most {_MAX_PROCESSES}; with a GPU or without TensorFlow, 1.",
             show_default=False,
         ),
     ] = None,
@@ -92,7 +92,7 @@ def run(
     with quiet_stderr():
         from keras_cnns.lab.experiments import EXPERIMENTS, find_experiment
         from keras_cnns.lab.report import write_report
-        from keras_cnns.lab.running import choose_size, run_experiments
+        from keras_cnns.lab.running import choose_size, duration, run_experiments
         from keras_cnns.lab.workers import default_processes
     try:
         experiments = list(EXPERIMENTS.values()) if name == _ALL else [find_experiment(name)]
@@ -100,7 +100,7 @@ def run(
         raise typer.BadParameter(str(error)) from error
     processes = processes or default_processes(_MAX_PROCESSES)
     size = choose_size(experiments, data.value, seeds, minutes, processes)
-    expected = format_seconds(sum(map(size.seconds, experiments)) / processes)
+    expected = format_seconds(duration(experiments, size, processes))
     print(
         f"{size.seeds} seeds, {size.settings.effort:.0%} of the full training length: about "
         f"{expected} with {processes} processes"

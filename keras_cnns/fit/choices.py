@@ -115,9 +115,9 @@ def published_weights(
     detailed = next((size for size in sizes if _shows_enough(photos, size)), sizes[-1])
     if detailed < _FINE_TUNING_FLOOR and "data.image_size" not in given:
         return [], (
-            f"An input of {detailed} pixels shows all the detail of the photos. The networks of "
-            "published weights divide the size of their input by 32, so that they need at least "
-            f"{_FINE_TUNING_FLOOR} pixels."
+            f"An input of {detailed} pixels suits the photos; a larger one would enlarge them or "
+            "show no more detail. The networks of published weights divide the size of their input "
+            f"by 32, so that they need at least {_FINE_TUNING_FLOOR} pixels."
         )
     smallest = given.get("data.image_size", _FINE_TUNING_FLOOR)
     largest = given.get("data.image_size", sizes[-1])

@@ -105,7 +105,7 @@ def find_published_weights(
     """
     failure = ""
     for row in rows:
-        if failure and not is_cached(row):
+        if failure and find_cached(row) is None:
             continue
         try:
             return _provide(row, row.name, download=download), failure

@@ -91,7 +91,8 @@ class Experiment:
     """Return the table of one seed, row -> column -> number; the page shows mean and standard
     deviation over the seeds."""
     seconds: float
-    """The measured duration of `run` for one seed with full effort, on one core with digits."""
+    """The measured duration of `run` for one seed with full effort, on one core with digits. The
+    core has AVX-512; others can take three times as long."""
     fixed_seconds: float = 0.0
     """The part of `seconds` that does not depend on the effort, such as building the networks."""
     deterministic: bool = False

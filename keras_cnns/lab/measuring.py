@@ -52,8 +52,8 @@ def cache_key(experiment: Experiment, settings: Settings, seed: int) -> str:
 
 def measure(
     folder: Path, experiment: Experiment, settings: Settings, seed: int, report: Report
-) -> None:
-    """Run one seed, and write its measurements into the cache.
+) -> float:
+    """Run one seed, write its measurements into the cache, and return its duration in seconds.
 
     Raises:
         OSError: the folder cannot be written.
@@ -67,16 +67,18 @@ def measure(
     start = time.monotonic()
     report(0.0, "start")
     measurements = experiment.run(seed, settings, report)
+    seconds = time.monotonic() - start
     content = {
         "experiment": experiment.name,
         "seed": seed,
         "settings": asdict(settings),
         "versions": _versions(),
-        "seconds": round(time.monotonic() - start, 1),
+        "seconds": round(seconds, 1),
         "measurements": measurements,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content))
+    return seconds
 
 
 def _cache_path(folder: Path, experiment: Experiment, settings: Settings, seed: int) -> Path:

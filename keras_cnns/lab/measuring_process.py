@@ -40,8 +40,8 @@ def prepare(reports: Reports) -> None:
             tf.config.list_logical_devices()  # which creates the devices, with messages
 
 
-def measure_here(index: int, name: str, settings: "Settings", seed: int, folder: Path) -> None:
-    """Measure a seed of the named experiment in this process.
+def measure_here(index: int, name: str, settings: "Settings", seed: int, folder: Path) -> float:
+    """Measure a seed of the named experiment in this process, and return its duration.
 
     Args:
         index: the number with which the progress is reported.
@@ -56,7 +56,7 @@ def measure_here(index: int, name: str, settings: "Settings", seed: int, folder:
     def report(fraction: float, what: str) -> None:
         _reports.put((index, fraction, what))
 
-    measure(folder, find_experiment(name), settings, seed, report)
+    return measure(folder, find_experiment(name), settings, seed, report)
 
 
 def _end_with_parent() -> None:

@@ -71,9 +71,19 @@ def choose_size(
     sizes += [Size(fewer[-1], Settings(data, effort)) for effort in _EFFORTS[1:]]
     if minutes is None:
         return sizes[0]
-    seconds = 60 * minutes * processes
-    fitting = (s for s in sizes if sum(map(s.seconds, experiments)) <= seconds)
+    fitting = (s for s in sizes if duration(experiments, s, processes) <= 60 * minutes)
     return next(fitting, sizes[-1])
+
+
+def duration(experiments: Sequence[Experiment], size: Size, processes: int) -> float:
+    """Return the longest time that a run can take, in seconds, if `Experiment.seconds` is right.
+
+    Until the last seed starts, all processes measure. Then one process measures the last seed, and
+    in the worst case, this is the longest one (Graham 1969).
+    """
+    longest = max(size.seconds_of_a_seed(each) for each in experiments)
+    whole = sum(size.seconds(each) for each in experiments)
+    return min(whole, whole / processes + longest * (1 - 1 / processes))
 
 
 def run_experiments(
@@ -105,13 +115,12 @@ def run_experiments(
         ValueError: the images cannot be read.
     """
     begin = time.monotonic()
-    wanted = {each.name: 1 if each.deterministic else size.seeds for each in experiments}
-    expected = {each.name: size.seconds(each) / wanted[each.name] for each in experiments}
+    wanted = {each.name: size.seeds_of(each) for each in experiments}
+    expected = {each.name: size.seconds_of_a_seed(each) for each in experiments}
     whole = sum(expected[name] * count for name, count in wanted.items())
     # The finished fraction of each seed.
     fractions = {name: [0.0] * count for name, count in wanted.items()}
     waiting = {name: set(range(count)) for name, count in wanted.items()}
-    started: dict[Seed, float] = {}
     pace = _Pace()
 
     def close(name: str, seed: int) -> None:
@@ -134,9 +143,7 @@ def run_experiments(
                 if cached or (minutes is not None and ends > 60 * minutes):
                     close(name, seed)
                     continue
-                each = Seed(experiment, size.settings, seed, folder)
-                started[each] = time.monotonic()
-                yield each
+                yield Seed(experiment, size.settings, seed, folder)
 
     def report(each: Seed, fraction: float, what: str) -> None:
         name = each.experiment.name
@@ -147,10 +154,10 @@ def run_experiments(
         show(State(name, *counts, fraction, what, total))
 
     processes = min(processes, sum(wanted.values()))
-    for each in measure_all(to_measure(), processes, report):
+    for each, seconds in measure_all(to_measure(), processes, report):
         name = each.experiment.name
         fractions[name][each.seed] = 1.0
-        pace.add(time.monotonic() - started[each], expected[name])
+        pace.add(seconds, expected[name])
         close(name, each.seed)
     return all(fraction == 1 for seeds in fractions.values() for fraction in seeds)
 
@@ -187,7 +194,7 @@ def read_plan(folder: Path) -> dict[str, Size]:
 
 def read_all_measurements(folder: Path, experiment: Experiment, size: Size) -> list[Measurements]:
     """Return the cached measurements of an experiment, one for each finished seed."""
-    seeds = 1 if experiment.deterministic else size.seeds
+    seeds = size.seeds_of(experiment)
     each = (read_measurements(folder, experiment, size.settings, seed) for seed in range(seeds))
     return [measurements for measurements in each if measurements is not None]
 

@@ -14,12 +14,14 @@ from itertools import islice
 from pathlib import Path
 
 import keras
+import psutil
 
 from keras_cnns.cores import available_cores
 from keras_cnns.lab.experiment import Experiment, Settings
 from keras_cnns.lab.measuring import measure
 from keras_cnns.lab.measuring_process import Reports, measure_here, prepare
 
+_PROCESS_BYTES = 2 << 30  # memory of a process that measures
 _REPORT_SECONDS = 0.2  # the time after which the reports of the processes are read again
 
 
@@ -39,17 +41,25 @@ SeedReport = Callable[[Seed, float, str], None]
 
 
 def default_processes(maximum: int) -> int:
-    """Return the number of processes for this machine: one for each core, or 1 with a GPU.
+    """Return the number of processes for this machine: one for each core, if the memory suffices.
 
-    Several processes would compete for the memory of the GPU.
+    With a GPU, the number is 1, because several processes would compete for its memory. It is also
+    1 with other backends than TensorFlow, whose number of threads cannot be limited in a process.
     """
-    if keras.distribution.list_devices("gpu"):
+    if keras.backend.backend() != "tensorflow":
         return 1
-    return min(maximum, available_cores())
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return 1
+    by_memory = psutil.virtual_memory().available // _PROCESS_BYTES
+    return max(1, min(maximum, available_cores(), by_memory))
 
 
-def measure_all(seeds: Iterator[Seed], processes: int, report: SeedReport) -> Iterator[Seed]:
-    """Measure seeds, and yield each one when its measurements are in the cache.
+def measure_all(
+    seeds: Iterator[Seed], processes: int, report: SeedReport
+) -> Iterator[tuple[Seed, float]]:
+    """Measure seeds, and yield each one and its duration when its measurements are in the cache.
 
     Args:
         seeds: what to measure. The next item is taken when a process can start with it.
@@ -64,15 +74,15 @@ def measure_all(seeds: Iterator[Seed], processes: int, report: SeedReport) -> It
     """
     if processes == 1:
         for each in seeds:
-            measure(each.folder, each.experiment, each.settings, each.seed, partial(report, each))
-            yield each
+            arguments = (each.folder, each.experiment, each.settings, each.seed)
+            yield each, measure(*arguments, partial(report, each))
         return
     context = multiprocessing.get_context("spawn")
     reports: Reports = context.SimpleQueue()
     started: list[Seed] = []
     with ProcessPoolExecutor(processes, context, prepare, (reports,)) as pool:
 
-        def start(count: int) -> dict[Future[None], Seed]:
+        def start(count: int) -> dict[Future[float], Seed]:
             new = {}
             for each in islice(seeds, count):
                 arguments = (each.experiment.name, each.settings, each.seed, each.folder)
@@ -89,8 +99,7 @@ def measure_all(seeds: Iterator[Seed], processes: int, report: SeedReport) -> It
                     report(started[index], fraction, what)
                 for future in finished:
                     each = running.pop(future)
-                    future.result()  # raises the error of the measurement
-                    yield each
+                    yield each, future.result()  # or raises the error of the measurement
                 running |= start(processes - len(running))
         except BrokenProcessPool as error:
             raise ChildProcessError(

@@ -131,7 +131,11 @@ def _search_caches(row: Pretrained) -> tuple[Path | None, list[str]]:
     """Return the first cached file with the right checksum, and a sentence for each wrong file."""
     damaged: list[str] = []
     for path in _cached_files(row):
-        if not (reason := _mismatch(path, row)):
+        try:
+            reason = _mismatch(path, row)
+        except OSError as error:
+            reason = f"it cannot be read ({error.strerror})"
+        if not reason:
             return path, damaged
         logger.warning("%s is not used: %s", path, reason)
         damaged.append(f"{path} is not used: {reason}.")
@@ -150,7 +154,7 @@ def _cached_files(row: Pretrained) -> list[Path]:
         except OSError:
             revision = row.checksum.value
         candidates.append(repository / "snapshots" / revision / "model.safetensors")
-    return [path for path in candidates if path.is_file()]
+    return [path for path in candidates if os.path.isfile(path)]  # noqa: PTH113 - raises no error
 
 
 def _user_cache() -> Path:

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import onnx
 import pytest
+from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_cnns.models import MODELS
 from keras_cnns.models.googlenet import VARIANTS, googlenet
@@ -97,6 +98,11 @@ def _check_grouped_convolutions(version: Path, model: Any) -> None:
     groups = [each.i for node in nodes for each in node.attribute if each.name == "group"]
     assert len(nodes) == len(convolutions)
     assert sorted(groups) == sorted(each.groups for each in convolutions)
+    # On CPUs without AVX-512, a grouped convolution must not be fused (see `_not_fused`).
+    saved = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
+    functions = saved.meta_graphs[0].graph_def.library.function
+    counts = [sum(node.op == "EnsureShape" for node in each.node_def) for each in functions]
+    assert max(counts) == sum(each.groups > 1 for each in convolutions)
     # TensorFlow Serving runs functions that XLA must compile only if a flag permits it.
     assert b"_XlaMustCompile" not in (version / "saved_model.pb").read_bytes()
 

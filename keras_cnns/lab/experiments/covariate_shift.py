@@ -256,6 +256,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=150,
-    fixed_seconds=67,
+    seconds=64,
+    fixed_seconds=29,
 )

@@ -125,6 +125,6 @@ EXPERIMENT = Experiment(
     run=_run,
     charts=_charts,
     table=_table,
-    seconds=500,
-    fixed_seconds=250,
+    seconds=145,
+    fixed_seconds=72,
 )

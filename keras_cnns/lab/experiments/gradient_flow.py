@@ -430,6 +430,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=285,
-    fixed_seconds=250,
+    seconds=170,
+    fixed_seconds=150,
 )

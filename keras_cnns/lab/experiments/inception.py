@@ -404,6 +404,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=300,
-    fixed_seconds=235,
+    seconds=165,
+    fixed_seconds=129,
 )

@@ -330,6 +330,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=400,
-    fixed_seconds=117,
+    seconds=170,
+    fixed_seconds=50,
 )

@@ -280,6 +280,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=475,
-    fixed_seconds=260,
+    seconds=157,
+    fixed_seconds=86,
 )

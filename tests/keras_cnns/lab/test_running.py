@@ -13,6 +13,7 @@ from keras_cnns.lab.running import (
     Size,
     State,
     choose_size,
+    duration,
     read_all_measurements,
     read_plan,
     run_experiments,
@@ -103,6 +104,22 @@ def test_a_short_time_gives_fewer_seeds_and_shorter_trainings(
     assert choose_size([PLAIN, EXACT], "digits", 5, minutes) == Size(
         seeds, Settings("digits", effort)
     )
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+@pytest.mark.parametrize("minutes", [1.5, 3, 5])
+def test_whatever_is_planned_for_several_processes_ends_in_time(
+    processes: int, minutes: float
+) -> None:
+    size = choose_size([PLAIN, EXACT], "digits", 5, minutes, processes)
+    free = [0.0] * processes  # seconds after which each process is free
+    for experiment in (PLAIN, EXACT):
+        for _ in range(size.seeds_of(experiment)):
+            free[free.index(min(free))] += size.seconds_of_a_seed(experiment)
+    smallest = Size(3, Settings("digits", 0.1))
+    assert max(free) <= duration([PLAIN, EXACT], size, processes)
+    assert size == smallest or max(free) <= 60 * minutes
+    assert (processes, minutes) != (8, 1.5) or size == Size(3, Settings("digits", 0.5))
 
 
 def test_the_key_covers_whatever_determines_the_measurements(

@@ -113,4 +113,4 @@ def test_an_experiment_is_described(name: str) -> None:
         assert getattr(experiment, text).endswith((".", "?")), text
     assert all(question.endswith((".", "?")) for question in experiment.questions)
     assert experiment.effects
-    assert 0 <= experiment.fixed_seconds < experiment.seconds <= 600
+    assert 0 <= experiment.fixed_seconds < experiment.seconds <= 180

@@ -25,7 +25,7 @@ def test_processes_measure_what_this_process_measures(tmp_path: Path) -> None:
         processes.update(each.pid or 0 for each in multiprocessing.active_children())
 
     measured = list(measure_all(iter(seeds), 2, report))
-    assert sorted(each.seed for each in measured) == [0, 1]
+    assert sorted(each.seed for each, seconds in measured if seconds > 0) == [0, 1]
     assert {seed for seed, what in reports} == {0, 1}
     assert len(processes) == 2
     measure(tmp_path / "one", SADDLE, SHORT, 0, lambda fraction, what: None)
