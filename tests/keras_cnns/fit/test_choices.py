@@ -144,9 +144,9 @@ def test_uneven_classes_are_sampled_evenly_with_the_measured_ratio() -> None:
         (PHOTOS, 200, {"model.name": "resnet50"}, ["resnet50"], ""),
         (PHOTOS, 15, {"model.name": "resnet18"}, ["resnet18"], ""),
         # Images without enough detail for 96 pixels, whether or not their files are larger.
-        (photos((64,) * 9, PHOTOGRAPHS), 200, {}, [], "An input of 64 pixels shows all the detail"),
-        (photos((28,) * 9, ENLARGED), 200, {}, [], "An input of 32 pixels shows all the detail"),
-        (photos((400,) * 9, ENLARGED), 200, {}, [], "An input of 32 pixels shows all the detail"),
+        (photos((64,) * 9, PHOTOGRAPHS), 200, {}, [], "An input of 64 pixels suits the photos"),
+        (photos((28,) * 9, ENLARGED), 200, {}, [], "An input of 32 pixels suits the photos"),
+        (photos((400,) * 9, ENLARGED), 200, {}, [], "An input of 32 pixels suits the photos"),
         # Settings that contradict the weights, and some that do not.
         (PHOTOS, 200, {"model.name": "resnet34"}, [], "do not fit model.name = resnet34"),
         (PHOTOS, 200, {"model.shortcut": "none"}, [], "do not fit model.shortcut = none"),
