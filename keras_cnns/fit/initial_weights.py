@@ -21,7 +21,7 @@ from keras_cnns.weights.files import read_checkpoint
 from keras_cnns.weights.matching import models_that_fit
 from keras_cnns.weights.pretrained import Pretrained
 
-SCRATCH = "none"  # the value of --weights with which a training starts from scratch
+_SCRATCH = "none"  # the value of --weights with which a training starts from scratch
 _PUBLISHED = "The network of the weights was trained with these values."
 # The levels with which torchvision and timm normalise: ImageNet's mean and standard deviation.
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -60,7 +60,7 @@ def find_initial_weights(
         ValueError: the file cannot be read, or fits no network.
         DownloadError: published weights cannot be downloaded.
     """
-    if given in ("", SCRATCH):
+    if given in ("", _SCRATCH):
         return None
     if pretrained.is_name(given):
         return _provide(pretrained.find(given, model or None), given, download=download)
