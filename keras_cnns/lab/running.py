@@ -26,11 +26,18 @@ class Size:
     seeds: int
     settings: Settings
 
+    def seeds_of(self, experiment: Experiment) -> int:
+        """Return the number of seeds of an experiment; a deterministic one needs a single seed."""
+        return 1 if experiment.deterministic else self.seeds
+
+    def seconds_of_a_seed(self, experiment: Experiment) -> float:
+        """Return the expected seconds of one seed of an experiment on one core."""
+        scaled = (experiment.seconds - experiment.fixed_seconds) * self.settings.effort
+        return scaled + experiment.fixed_seconds
+
     def seconds(self, experiment: Experiment) -> float:
         """Return the expected seconds of an experiment on one core, for all seeds together."""
-        seeds = 1 if experiment.deterministic else self.seeds
-        scaled = (experiment.seconds - experiment.fixed_seconds) * self.settings.effort
-        return seeds * (scaled + experiment.fixed_seconds)
+        return self.seeds_of(experiment) * self.seconds_of_a_seed(experiment)
 
 
 @dataclass(frozen=True)

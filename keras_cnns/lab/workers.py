@@ -52,7 +52,7 @@ def default_processes(maximum: int) -> int:
 
     if tf.config.list_physical_devices("GPU"):
         return 1
-    by_memory = psutil.virtual_memory().available // _PROCESS_BYTES
+    by_memory = int(psutil.virtual_memory().available) // _PROCESS_BYTES
     return max(1, min(maximum, available_cores(), by_memory))
 
 
