@@ -119,7 +119,7 @@ def test_whatever_is_planned_for_several_processes_ends_in_time(
     smallest = Size(3, Settings("digits", 0.1))
     assert max(free) <= duration([PLAIN, EXACT], size, processes)
     assert size == smallest or max(free) <= 60 * minutes
-    assert (processes, minutes) != (8, 1.5) or size == Size(3, Settings("digits", 0.5))
+    assert (processes, minutes) != (8, 1.5) or size == Size(4, Settings("digits"))
 
 
 def test_the_key_covers_whatever_determines_the_measurements(
