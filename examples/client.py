@@ -18,8 +18,7 @@ from pathlib import Path
 import httpx
 
 RETRIED = (429, 503)
-ATTEMPTS = 5
-MAX_WAIT = 30.0  # seconds
+ATTEMPTS, MAX_WAIT = 5, 30.0  # the wait is in seconds
 
 
 def wait_seconds(retry_after: str, default: float) -> float:
@@ -40,7 +39,8 @@ def classify(client: httpx.Client, model: str, image: bytes) -> list[dict]:
         # The random factor prevents many clients from repeating their requests at the same moment.
         time.sleep(min(seconds, MAX_WAIT) * random.uniform(1, 1.25))
     if response.is_error:
-        raise SystemExit(f"the server returned the status {response.status_code}: {response.text}")
+        message = response.json()["error"] if "json" in response.headers["content-type"] else ""
+        raise SystemExit(f"the server returned the status {response.status_code}: {message}")
     return response.json()["predictions"][0]["labels"]
 
 
