@@ -173,14 +173,17 @@ class _Pace:
     """The measured duration of finished seeds divided by their expected duration, at least 1."""
 
     def __init__(self) -> None:
-        self.factor = 1.0
         self._measured = self._expected = 0.0
 
     def add(self, measured: float, expected: float) -> None:
         """Add a finished measurement; both durations are in seconds."""
         self._measured += measured
         self._expected += expected
-        self.factor = max(1.0, self._measured / self._expected)
+
+    @property
+    def factor(self) -> float:
+        """The quotient; 1 before the first measurement."""
+        return max(1.0, self._measured / self._expected) if self._expected else 1.0
 
 
 def read_plan(folder: Path) -> dict[str, Size]:
