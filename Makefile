@@ -43,8 +43,10 @@ docs: setup
 	$(BIN)/keras-cnns recipes --markdown > docs/recipes.md
 
 # In the order of the files: sorted by the number of tests, the few slow ones would run last and alone.
+# A worker that crashes is not replaced: pytest-xdist would assign the finished files of the worker
+# again, and wait forever for their tests.
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # Tests that take too long to run for every change: each architecture family in every format, and
 # attacks on the server. The attacks run alone, because other processes would change their timings.

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -26,6 +27,13 @@ def what_survives_a_file_is_not_searched_again() -> Iterator[None]:
     else:
         gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Print the exit status of a worker that has crashed, for example -9 after SIGKILL."""
+    if error:
+        print(f"\n{node.gateway.id} has ended with status {node.gateway._io.popen.wait(10)}")
 
 
 Once = Callable[[str, Callable[[Path], object]], Path]

@@ -286,9 +286,9 @@ def _test_sections(
         page.Section(
             "Classes",
             "Precision is the fraction of a class's predictions that are correct, and recall is "
-            "the fraction of a class's images that are classified correctly. With a probability of "
-            "95 %, the interval contains the recall that would be measured on very many images of "
-            "the same kind (Wilson 1927).",
+            "the fraction of a class's images that are classified correctly. The interval is the "
+            "95 % confidence interval of the recall (Wilson 1927): the fewer images a class has, "
+            "the wider it is.",
             [_classes(predictions, counts, labels)],
         ),
         page.Section(

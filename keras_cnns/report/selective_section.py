@@ -90,7 +90,7 @@ def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]
     sentences = [
         f"The thresholds were chosen on the {confidence['samples']:,} images of "
         f"{confidence['split']}; the last three columns were measured on the test images. The "
-        "interval contains the accuracy of the answers with a probability of 95 % (Wilson 1927)."
+        "interval is the 95 % confidence interval of the accuracy of the answers (Wilson 1927)."
     ]
     targets = [each for each in ACCURACIES if each in chosen]
     if targets:

@@ -1,12 +1,12 @@
 """A published file is used if it is whole and has its checksum, wherever it comes from."""
 
 import hashlib
-import os
 import signal
 import socket
 import sys
 import threading
 import time
+from _thread import interrupt_main
 from pathlib import Path
 
 import huggingface_hub
@@ -123,11 +123,12 @@ def test_a_failed_download_leaves_nothing_and_says_what_to_do(
     monkeypatch.setattr(download, "_CONNECT_SECONDS", 0.5)
     monkeypatch.setattr(download, "_STALL_SECONDS", 0.7)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.7)
+    # huggingface_hub repeats an interrupted download five times, after a second each.
+    monkeypatch.setattr(huggingface_hub.file_download.time, "sleep", lambda _: None)
     publish(server, row, answer)
     start = time.monotonic()
     with pytest.raises(DownloadError) as error:
         fetch(row)
-    # huggingface_hub repeats an interrupted download five times, after a second each.
     assert time.monotonic() - start < (15 if row.publisher == "timm" else 5)
     first, *others = str(error.value).splitlines()
     assert first.startswith(f"{row.name} cannot be downloaded from {url_of(row)}: ")
@@ -326,13 +327,16 @@ def test_a_file_of_an_earlier_version_is_verified(
 
 
 def test_an_interruption_leaves_nothing(row: Pretrained, server: FileServer, caches: Path) -> None:
-    publish(server, row, Answer(CONTENT, seconds_within=2))
+    publish(server, row, Answer(CONTENT, seconds_within=1))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # As Ctrl-C does, but without a signal, which would end this process if it came too late.
+    interrupt = threading.Timer(0.5, interrupt_main)
+    interrupt.start()
     try:
-        threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
             fetch(row)
     finally:
+        interrupt.cancel()
         signal.signal(signal.SIGINT, before)
     assert not files(caches)
     assert not is_cached(row)
