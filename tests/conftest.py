@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import ctypes
 import gc
 import logging
 import os
@@ -67,6 +68,21 @@ def logging_is_left_as_it_was() -> Iterator[None]:
     before = _logging()
     yield
     assert _logging() == before
+
+
+@pytest.fixture(autouse=True)
+def the_signal_stack_is_left_as_it_was() -> Iterator[None]:
+    """If a library leaves the thread a signal stack that was freed, a signal ends the process."""
+    before = _signal_stack()
+    yield
+    assert _signal_stack() == before
+
+
+def _signal_stack() -> bytes:
+    stack = ctypes.create_string_buffer(24)  # the structure stack_t
+    if sys.platform == "linux":
+        ctypes.CDLL(None).sigaltstack(None, stack)
+    return stack.raw
 
 
 def _logging() -> tuple[int, int, set[int]]:

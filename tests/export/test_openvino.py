@@ -49,3 +49,10 @@ def test_an_answer_is_not_overwritten_by_the_next(all_formats: Path, trained: An
     kept = first.copy()
     predict(trained[1][1:2])
     np.testing.assert_array_equal(first, kept)
+
+
+def test_two_models_leave_the_signal_stack(all_formats: Path) -> None:
+    """conftest.py compares the signal stack before and after each test."""
+    first, second = (openvino_format.load(all_formats) for _ in range(2))
+    del first
+    del second

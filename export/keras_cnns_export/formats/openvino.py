@@ -7,6 +7,7 @@ INFERENCE_PRECISION_HINT to the precision that model.json states, as `load` does
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import logging
 import platform
@@ -65,6 +66,26 @@ def _versions_stated() -> Iterator[None]:
         utils.get_environment_setup = original
 
 
+@contextlib.contextmanager
+def _same_signal_stack() -> Iterator[None]:
+    """Restore this thread's alternate signal stack at the end of the block.
+
+    On Linux, each `openvino.Core` with the CPU plugin sets a signal stack, and later frees it. If
+    several Cores end in the order in which they began, as NNCF's do, OpenVINO 2026.4 leaves the
+    thread with a stack that was freed. The next Ctrl-C would be a segmentation fault.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    before = ctypes.create_string_buffer(64)  # at least the size of the structure stack_t
+    libc.sigaltstack(None, before)
+    try:
+        yield
+    finally:
+        libc.sigaltstack(before, None)
+
+
 def write_bfloat16(source: Source, version: Path) -> dict[str, Any]:
     """Return model.json's entry for running the float32 file in bfloat16, without writing a file.
 
@@ -79,6 +100,7 @@ def write_bfloat16(source: Source, version: Path) -> dict[str, Any]:
     return {"path": PATH}
 
 
+@_same_signal_stack()
 def has_bfloat16() -> bool:
     """Return whether OpenVINO finds bfloat16 instructions on this CPU."""
     import openvino
@@ -86,6 +108,7 @@ def has_bfloat16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+@_same_signal_stack()
 def write_int8(source: Source, version: Path) -> dict[str, Any]:
     """Write `version`/openvino/model.int8.xml and .bin with NNCF; return the entry in model.json.
 
@@ -127,6 +150,7 @@ def write_int8(source: Source, version: Path) -> dict[str, Any]:
     return {"path": _INT8_PATH, "calibration": calibration}
 
 
+@_same_signal_stack()
 def load(version: Path, path: str = PATH, precision: str = "float32") -> Predict:
     """Load a file in OpenVINO on the CPU: images uint8 [N, H, W, C] -> named outputs.
 

@@ -26,6 +26,7 @@ _MAX_REPEATS = 5  # maximum number of identical warnings or errors that are writ
 REPEAT_SECONDS = 60.0  # length of the interval
 MAX_KINDS = 1000  # maximum number of different lines that are counted separately
 _STOP_SECONDS = 1.0  # maximum seconds to wait at the end for a stream that is not read
+_MAX_STOP_SECONDS = 10.0  # maximum seconds to wait at the end for a stream that is read slowly
 
 
 @contextmanager
@@ -56,7 +57,11 @@ def queued(stream: IO[str], level: int = logging.INFO) -> Iterator[None]:
         # stop() waits until the queue is empty, which never happens while the stream is blocked.
         stopping = threading.Thread(target=writer.stop, name="end of the log", daemon=True)
         stopping.start()
-        stopping.join(_STOP_SECONDS)
+        end = time.monotonic() + _MAX_STOP_SECONDS
+        waiting = math.inf
+        while stopping.is_alive() and handler.waiting < waiting and time.monotonic() < end:
+            waiting = handler.waiting
+            stopping.join(_STOP_SECONDS)
 
 
 class _Format(logging.Formatter):
@@ -146,7 +151,7 @@ class _BoundedHandler(QueueHandler):
         self.lines: SimpleQueue[Any] = SimpleQueue()
         super().__init__(self.lines)
         self.setFormatter(_Format("%(levelname)s: %(message)s"))
-        self._waiting = 0  # number of bytes in the queue
+        self.waiting = 0  # number of bytes in the queue
         self._dropped = 0  # number of dropped lines
         self._repeats = _Repeats()
 
@@ -175,17 +180,17 @@ class _BoundedHandler(QueueHandler):
 
     def enqueue(self, record: Any) -> None:
         """Put a line into the queue, or count it as dropped; callers hold the handler's lock."""
-        if self._dropped or self._waiting + len(record) > MAX_BYTES:
+        if self._dropped or self.waiting + len(record) > MAX_BYTES:
             self._dropped += 1
         else:
-            self._waiting += len(record)
+            self.waiting += len(record)
             self.lines.put(record)
 
     def written(self, line: bytes) -> None:
         """Free the space of a written line; if lines were dropped, log how many."""
         with self._locked():
-            self._waiting -= len(line)
-            if self._dropped and self._waiting <= MAX_BYTES // 2:
+            self.waiting -= len(line)
+            if self._dropped and self.waiting <= MAX_BYTES // 2:
                 gap = f"WARNING: {self._dropped} lines were dropped, because the log was not read\n"
                 self._dropped = 0
                 self.enqueue(gap.encode())

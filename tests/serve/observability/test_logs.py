@@ -20,7 +20,9 @@ LINES = 5000
 class Pipe:
     """A pipe that is full, and that nobody reads before `read` is called."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0) -> None:
+        """`seconds` is the time between two reads."""
+        self._seconds = seconds
         self._read, write = os.pipe()
         self.stream = os.fdopen(write, "w")
         os.set_blocking(write, False)
@@ -55,11 +57,12 @@ class Pipe:
         with os.fdopen(self._read, "rb") as file:
             while piece := file.read1():
                 self._text += piece
+                time.sleep(self._seconds)
 
 
 @contextmanager
-def blocked() -> Iterator[Pipe]:
-    pipe = Pipe()
+def blocked(seconds: float = 0) -> Iterator[Pipe]:
+    pipe = Pipe(seconds)
     with logs.queued(pipe.stream):
         yield pipe
 
@@ -106,6 +109,16 @@ def test_the_end_does_not_wait_for_a_reader() -> None:
     pipe.read()  # or the thread that writes would stay
     pipe.wait_for(b"number 99\n")
     assert len(pipe.lines()) == 100
+
+
+def test_the_end_waits_for_a_slow_reader() -> None:
+    with blocked(seconds=0.01) as pipe:
+        pipe.read()
+        started = time.monotonic()
+        for number in range(LINES):
+            logging.getLogger("keras_cnns_serve.test").info("number %d %s", number, " " * 150)
+    assert time.monotonic() - started > 1.5  # more than the end waits for a blocked stream
+    assert [int(line.split()[2]) for line in pipe.lines()] == list(range(LINES))
 
 
 def test_a_process_ends_although_nobody_reads_its_log() -> None:
