@@ -43,8 +43,8 @@ docs: setup
 	$(BIN)/keras-cnns recipes --markdown > docs/recipes.md
 
 # In the order of the files: sorted by the number of tests, the few slow ones would run last and alone.
-# A worker that crashes is not replaced: pytest-xdist would assign the finished files of the worker
-# again, and wait forever for their tests.
+# A worker that crashes is not replaced: pytest-xdist would also assign the files that the worker had
+# finished to the new one, and wait forever for their tests.
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 

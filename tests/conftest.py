@@ -1,9 +1,11 @@
 """What all tests share."""
 
+import contextlib
 import ctypes
 import gc
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,9 +34,11 @@ def what_survives_a_file_is_not_searched_again() -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Print the exit status of a worker that has crashed, for example -9 after SIGKILL."""
+    """Print the exit status of a worker whose process has ended, for example -9 after SIGKILL."""
     if error:
-        print(f"\n{node.gateway.id} has ended with status {node.gateway._io.popen.wait(10)}")
+        with contextlib.suppress(subprocess.TimeoutExpired):  # after an interruption, it still runs
+            status = node.gateway._io.popen.wait(5)  # execnet has no public name for the process
+            print(f"\n{node.gateway.id} has ended with status {status}")
 
 
 Once = Callable[[str, Callable[[Path], object]], Path]
@@ -70,12 +74,17 @@ def logging_is_left_as_it_was() -> Iterator[None]:
     assert _logging() == before
 
 
+@pytest.fixture(autouse=True, scope="session")
+def first_signal_stack() -> bytes:
+    """The main thread's alternate signal stack before any test."""
+    return _signal_stack()
+
+
 @pytest.fixture(autouse=True)
-def the_signal_stack_is_left_as_it_was() -> Iterator[None]:
+def the_signal_stack_is_left_as_it_was(first_signal_stack: bytes) -> Iterator[None]:
     """If a library leaves the thread a signal stack that was freed, a signal ends the process."""
-    before = _signal_stack()
     yield
-    assert _signal_stack() == before
+    assert _signal_stack() == first_signal_stack
 
 
 def _signal_stack() -> bytes:

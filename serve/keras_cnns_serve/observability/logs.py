@@ -26,7 +26,9 @@ _MAX_REPEATS = 5  # maximum number of identical warnings or errors that are writ
 REPEAT_SECONDS = 60.0  # length of the interval
 MAX_KINDS = 1000  # maximum number of different lines that are counted separately
 _STOP_SECONDS = 1.0  # maximum seconds to wait at the end for a stream that is not read
-_MAX_STOP_SECONDS = 10.0  # maximum seconds to wait at the end for a stream that is read slowly
+# Maximum seconds to wait at the end for a stream that is read slowly; `process.run` may end the
+# process earlier.
+_MAX_STOP_SECONDS = 10.0
 
 
 @contextmanager
@@ -59,9 +61,9 @@ def queued(stream: IO[str], level: int = logging.INFO) -> Iterator[None]:
         stopping.start()
         end = time.monotonic() + _MAX_STOP_SECONDS
         waiting = math.inf
-        while stopping.is_alive() and handler.waiting < waiting and time.monotonic() < end:
+        while stopping.is_alive() and handler.waiting < waiting:  # while lines are being written
             waiting = handler.waiting
-            stopping.join(_STOP_SECONDS)
+            stopping.join(max(0, min(_STOP_SECONDS, end - time.monotonic())))
 
 
 class _Format(logging.Formatter):

@@ -123,7 +123,7 @@ def test_a_failed_download_leaves_nothing_and_says_what_to_do(
     monkeypatch.setattr(download, "_CONNECT_SECONDS", 0.5)
     monkeypatch.setattr(download, "_STALL_SECONDS", 0.7)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.7)
-    # huggingface_hub repeats an interrupted download five times, after a second each.
+    # huggingface_hub waits a second before each of five repetitions; this replaces all waiting.
     monkeypatch.setattr(huggingface_hub.file_download.time, "sleep", lambda _: None)
     publish(server, row, answer)
     start = time.monotonic()
@@ -328,15 +328,27 @@ def test_a_file_of_an_earlier_version_is_verified(
 
 def test_an_interruption_leaves_nothing(row: Pretrained, server: FileServer, caches: Path) -> None:
     publish(server, row, Answer(CONTENT, seconds_within=1))
+    is_over = threading.Event()
+
+    def interrupt() -> None:
+        # The hub's library also creates other files, to see whether links are supported.
+        while not {path.suffix for path in files(caches)} & {".h5", ".incomplete", ".pth"}:
+            if is_over.wait(0.01):
+                return
+        # As a signal does, but when the read that is in progress has returned. A real signal that
+        # came too late would end this process.
+        if not is_over.wait(0.3):
+            interrupt_main()
+
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    # As Ctrl-C does, but without a signal, which would end this process if it came too late.
-    interrupt = threading.Timer(0.5, interrupt_main)
-    interrupt.start()
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     try:
         with pytest.raises(KeyboardInterrupt):
             fetch(row)
     finally:
-        interrupt.cancel()
+        is_over.set()
+        thread.join()
         signal.signal(signal.SIGINT, before)
     assert not files(caches)
     assert not is_cached(row)

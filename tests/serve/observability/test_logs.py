@@ -55,7 +55,7 @@ class Pipe:
 
     def _run(self) -> None:
         with os.fdopen(self._read, "rb") as file:
-            while piece := file.read1():
+            while piece := file.read1(4096):
                 self._text += piece
                 time.sleep(self._seconds)
 
@@ -100,7 +100,8 @@ def test_lines_that_do_not_fit_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     assert last == "INFO: there is room"
 
 
-def test_the_end_does_not_wait_for_a_reader() -> None:
+def test_the_end_does_not_wait_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_MAX_STOP_SECONDS", 60)
     with blocked() as pipe:
         for number in range(100):
             logging.getLogger("keras_cnns_serve.test").info("number %d", number)
@@ -111,13 +112,15 @@ def test_the_end_does_not_wait_for_a_reader() -> None:
     assert len(pipe.lines()) == 100
 
 
-def test_the_end_waits_for_a_slow_reader() -> None:
+def test_the_end_waits_for_a_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_STOP_SECONDS", 0.5)
+    monkeypatch.setattr(logs, "_MAX_STOP_SECONDS", 60)
     with blocked(seconds=0.01) as pipe:
+        for number in range(LINES):
+            logging.getLogger("keras_cnns_serve.test").info("number %d %s", number, " " * 80)
         pipe.read()
         started = time.monotonic()
-        for number in range(LINES):
-            logging.getLogger("keras_cnns_serve.test").info("number %d %s", number, " " * 150)
-    assert time.monotonic() - started > 1.5  # more than the end waits for a blocked stream
+    assert time.monotonic() - started > 0.8  # more than the end waits for a blocked stream
     assert [int(line.split()[2]) for line in pipe.lines()] == list(range(LINES))
 
 
