@@ -52,7 +52,7 @@ def test_an_answer_is_not_overwritten_by_the_next(all_formats: Path, trained: An
 
 
 def test_two_models_leave_the_signal_stack(all_formats: Path) -> None:
-    """conftest.py compares the signal stack before and after each test."""
+    """After each test, conftest.py compares the signal stack with the one before all tests."""
     first, second = (openvino_format.load(all_formats) for _ in range(2))
     del first
     del second
