@@ -16,7 +16,9 @@ from keras_cnns.report import charts
 from keras_cnns.report.page import Chart
 from keras_cnns.training.preparation import Preparation, prepare
 
-_EPOCHS = 24
+_EPOCHS = 20
+# Each network is trained with each of these learning rates; the best one counts.
+_LEARNING_RATES = (0.001, 0.005, 0.02)
 # Standard deviation of the normal distribution from which the mean of the noise is drawn. The
 # standard deviation of the noise is the absolute value of a second number from this distribution.
 _NOISE = 0.5
@@ -31,7 +33,6 @@ _QUANTILES = (0.15, 0.50, 0.85)  # the quantiles of figure 1 of Ioffe and Szeged
 _COMMON = (
     "model.name=resnet20",
     "data.train_split=train[:40%]",
-    "optimizer.learning_rate=0.005",
 )
 
 
@@ -76,31 +77,53 @@ def drift(quantiles: np.ndarray) -> float:
 
 
 def _run(seed: int, settings: Settings, report: Report) -> Measurements:
-    epochs = settings.scaled(_EPOCHS, 5)
     networks: dict[str, Any] = {}
-    for index, (name, overrides) in enumerate(_NETWORKS.items()):
-        clear_session()
-        recipe = lab_recipe(settings, seed, *_COMMON, f"training.epochs={epochs}", *overrides)
-        prepared = prepare(recipe)
-        quantiles = _Quantiles(prepared)
-        curves = fit(
-            recipe, part(report, index, len(_NETWORKS), name), [quantiles], prepared=prepared
-        )
-        values = np.stack(quantiles.values)
-        networks[name] = {
-            **curves,
-            "drift": drift(values),
-            # Only the first channel is kept, as [layers][quantiles][epochs]. The figure in the
-            # paper also shows a single channel.
-            "quantiles": np.moveaxis(values[..., 0], 0, -1).tolist(),
-        }
+    for index, name in enumerate(_NETWORKS):
+        of_network = part(report, index, len(_NETWORKS), name)
+        trainings = [
+            _train(seed, settings, name, rate, part(of_network, number, len(_LEARNING_RATES)))
+            for number, rate in enumerate(_LEARNING_RATES)
+        ]
+        networks[name] = min(trainings, key=_mean_loss)
     return {"networks": networks}
 
 
-def _loss(measured: Measurements, name: str) -> float:
+def _train(
+    seed: int, settings: Settings, name: str, learning_rate: float, report: Report
+) -> Measurements:
+    """Train a network with one learning rate, and return its curves, drift and quantiles."""
+    clear_session()
+    recipe = lab_recipe(
+        settings,
+        seed,
+        *_COMMON,
+        f"training.epochs={settings.scaled(_EPOCHS, 5)}",
+        f"optimizer.learning_rate={learning_rate}",
+        *_NETWORKS[name],
+    )
+    prepared = prepare(recipe)
+    quantiles = _Quantiles(prepared)
+    curves = fit(recipe, report, [quantiles], prepared=prepared)
+    values = np.stack(quantiles.values)
+    return {
+        **curves,
+        "learning_rate": learning_rate,
+        "drift": drift(values),
+        # Only the first channel is kept, as [layers][quantiles][epochs]. The figure in the paper
+        # also shows a single channel.
+        "quantiles": np.moveaxis(values[..., 0], 0, -1).tolist(),
+    }
+
+
+def _mean_loss(training: Measurements) -> float:
     """Return the training loss averaged over all epochs, which is low if the training is fast."""
-    losses = measured["networks"][name]["loss"]
+    losses = training["loss"]
     return float(np.mean([min(loss, 10) if math.isfinite(loss) else 10 for loss in losses]))
+
+
+def _loss(measured: Measurements, name: str) -> float:
+    """Return the mean training loss of a network with its best learning rate."""
+    return _mean_loss(measured["networks"][name])
 
 
 def _drift_decades(measured: Measurements, name: str, other: str) -> float:
@@ -142,6 +165,7 @@ def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
 def _table(measured: Measurements) -> dict[str, dict[str, float]]:
     return {
         name: {
+            "best learning rate": each["learning_rate"],
             "drift": each["drift"],
             "training loss, mean over all epochs, nats": _loss(measured, name),
             "training loss of the last epoch, nats": each["loss"][-1],
@@ -166,9 +190,9 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         f"norm, {drifts[_WITH]:.3g} with batch norm, and {drifts[_NOISY]:.3g} with batch norm and "
         "noise. A drift of 1 means that from one epoch to the next, the median moves by the "
         "distance between the outer quantiles.",
-        f"The training is fastest {fastest}: the mean loss is {losses[fastest]:.3g} nats. It is "
-        f"{losses[_WITHOUT]:.3g} nats without batch norm, and {losses[_NOISY]:.3g} nats with batch "
-        "norm and noise.",
+        "If each network has its best learning rate, the training is fastest "
+        f"{fastest}: the mean loss is {losses[fastest]:.3g} nats. It is {losses[_WITHOUT]:.3g} "
+        f"nats without batch norm, and {losses[_NOISY]:.3g} nats with batch norm and noise.",
         "This page does not show why batch norm helps. If the network with noise drifts more than "
         "the network without batch norm and still trains faster, then stable distributions are not "
         "the reason for the advantage of batch norm. Santurkar et al. propose another reason, a "
@@ -199,7 +223,10 @@ EXPERIMENT = Experiment(
     f"with mean 0 and standard deviation {_NOISE}, and the standard deviation as the absolute "
     "value of another number from this distribution.",
     fixed="ResNet-20, the distribution of its initial weights, two fifths of the training images, "
-    "the learning rate schedule (cosine decay from 0.005) and the number of epochs.",
+    "the number of epochs, and the schedule of the learning rate, which is a cosine decay. Each "
+    f"network is trained with the learning rates {', '.join(map(str, _LEARNING_RATES))}. Only the "
+    "training with the lowest mean loss counts, so that each network has its own best learning "
+    "rate.",
     measured="The training loss, and the drift of the distributions. In every epoch, the 15, 50 "
     "and 85 % quantiles of each channel are measured on one batch, at the input of the last "
     "activation of each stage. The drift is the change of a channel's median from one epoch to the "
@@ -209,9 +236,10 @@ EXPERIMENT = Experiment(
     "networks by drift with their order by loss.",
     larger_run="A deeper network without batch norm is harder to train. The differences between "
     "the losses therefore grow with the depth. To train a deeper network, change the name of the "
-    "model in the experiment's file. The option --data fashion-mnist trains on more images. The "
-    "drift depends on the learning rate. A comparison in which each network has its own best "
-    "learning rate would be a stronger test of the claim.",
+    "model in the experiment's file. The option --data fashion-mnist trains on more images. "
+    "Santurkar et al. trained a VGG network on CIFAR-10, and compared the networks at the same "
+    "learning rate. Weaker noise (the constant _NOISE in the experiment's file) slows the training "
+    "less, but also moves the distributions less.",
     effects=(
         Effect(
             "drift without batch norm divided by drift with batch norm",
@@ -256,6 +284,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=64,
-    fixed_seconds=29,
+    seconds=175,
+    fixed_seconds=87,
 )

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnns.lab.experiment import Effect, Experiment, Measurements, Settings
+from keras_cnns.lab.experiment import Effect, Experiment, Measurements, Report, Settings
 from keras_cnns.lab.experiments import (
     covariate_shift,
     gradient_flow,
@@ -122,6 +122,7 @@ def plant_covariate_shift(values: Sequence[float]) -> Measurements:
             name: {
                 "loss": constant(loss),
                 "val_error": constant(0.1),
+                "learning_rate": 0.005,
                 "drift": each,
                 "quantiles": [[constant(-1.0), constant(0.0), constant(1.0)]] * 3,
             }
@@ -280,6 +281,24 @@ def test_drift_is_the_change_of_the_median_in_widths() -> None:
     padded = np.full((3, 1, 3, 4), np.nan)
     padded[..., :2] = quantiles
     assert drift(padded) == drift(quantiles)
+
+
+def test_each_network_counts_with_its_best_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    best = {"without batch norm": 0.001, "with batch norm": 0.02, "with batch norm and noise": 0.02}
+
+    def train(
+        seed: int, settings: Settings, name: str, rate: float, report: Report
+    ) -> Measurements:
+        report(1.0, "")
+        return {"learning_rate": rate, "loss": [1.0, math.nan if rate != best[name] else 0.5]}
+
+    monkeypatch.setattr(covariate_shift, "_train", train)
+    fractions: list[float] = []
+    experiment = covariate_shift.EXPERIMENT
+    measured = experiment.run(0, Settings(), lambda fraction, what: fractions.append(fraction))
+    networks = measured["networks"]
+    assert {name: each["learning_rate"] for name, each in networks.items()} == best
+    assert fractions == pytest.approx([each / 9 for each in range(1, 10)])
 
 
 @pytest.mark.soak
