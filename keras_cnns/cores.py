@@ -1,4 +1,4 @@
-"""The number of CPU cores that this process may use, and whether the CPU has AVX-512."""
+"""The number of CPU cores that this process may use, and the instructions that the CPU has."""
 
 import functools
 import os
@@ -47,10 +47,21 @@ def _quotas(root: Path) -> Iterator[float]:
                         yield quota / period
 
 
-@functools.cache
 def has_avx512() -> bool:
     """Return whether this CPU has AVX-512; False if this is unknown, as on macOS and Windows."""
+    return "avx512f" in _cpu_flags()
+
+
+def has_bfloat16() -> bool:
+    """Return whether this x86 CPU has bfloat16 instructions; False if this is unknown."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_flags())
+
+
+@functools.cache
+def _cpu_flags() -> frozenset[str]:
+    """Return the names of the CPU's instruction sets as Linux writes them; none if unknown."""
     try:
-        return "avx512f" in Path("/proc/cpuinfo").read_text("utf-8")
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
-        return False
+        return frozenset()
+    return frozenset(next((each for each in lines if each.startswith("flags")), "").split())

@@ -1,30 +1,23 @@
 """Choose a recipe for photos; the reason for each choice states the number it is based on."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keras_cnns.data.class_balance import RARE_FRACTION, rare_classes
 from keras_cnns.durations import format_seconds
 from keras_cnns.fit.measurement import Measurement
+from keras_cnns.fit.networks import SMALL, Budget, Network, networks_for
 from keras_cnns.fit.photos import SIZES, Photos
 from keras_cnns.recipes import Recipe, parse_recipe
-from keras_cnns.registry import find
 from keras_cnns.weights.pretrained import PRETRAINED, Pretrained
 
 # Maximum fraction of a photo's variance that may be lost by resizing it to the size of the input.
 # Photographs that are reduced to 224 pixels lose about as much.
 _MAX_LOST_DETAIL = 0.02
-# Pixels; up to this input size, a CIFAR network is chosen, whose first layer keeps the resolution.
-_SMALL = 48
-_LADDERS = {  # from the fastest network to the most accurate one
-    "small": ("resnet20", "resnet32", "resnet44", "resnet56"),
-    "large": ("resnet18", "resnet34"),
-}
 # Numbers of epochs. With fewer than `_MIN_EPOCHS` the network is trained too little, so a smaller
-# input is better. A deeper network is better only if there is time to train it for
-# `_WANTED_EPOCHS`. More than `_MAX_EPOCHS` would overfit.
-_MIN_EPOCHS, _WANTED_EPOCHS, _MAX_EPOCHS = 15, 80, 150
+# input is better. More than `_MAX_EPOCHS` would overfit.
+_MIN_EPOCHS, _MAX_EPOCHS = 15, 150
 _FINE_TUNING_EPOCHS = (4, 12)  # the minimum and the maximum for pretrained weights
 # Pixels; inputs that are smaller show too little, and are not chosen even if time is short.
 _FLOOR, _FINE_TUNING_FLOOR = 64, 96
@@ -41,13 +34,12 @@ _FITS_PUBLISHED: dict[str, Callable[[Any], bool]] = {
     "data.mean": lambda _: False,
     "data.std": lambda _: False,
 }
-_ASSUMED_SPEED = 50e9  # multiply-adds per second and core, before the first measurement
-# A training step costs as much as this number of forward passes; the backward pass costs about two.
-_TRAINING_COST = 3
 _MEMORY_FRACTION = 0.5  # fraction of the available memory that the activations of a batch may take
 _EPOCH_OVERHEAD = 1.0  # seconds for diagnostics, checkpoint and history
 # If at least this fraction of the photos has no colour, the network gets one channel.
 _GREY_FRACTION = 0.99
+# bfloat16 is used if a step in float32 takes at least this many times as long.
+_MIN_SPEEDUP = 1.1
 
 
 @dataclass
@@ -80,15 +72,6 @@ class Choices:
             section, _, key = path.partition(".")
             sections.setdefault(section, {})[key] = value
         return parse_recipe(sections)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The resources that a training may use."""
-
-    seconds: float  # time of the training, including its evaluations
-    cores: int
-    memory: int  # available bytes
 
 
 def published_weights(
@@ -124,13 +107,15 @@ def published_weights(
     rows = [PRETRAINED[name] for name in _PUBLISHED]
     *deeper, fastest = (row for row in rows if row.model == given.get("model.name", row.model))
     minimum, maximum = _FINE_TUNING_EPOCHS
-    epochs = _assumed_epochs(fastest.model, smallest, photos, budget)
+    epochs = Network(fastest.model).epochs(smallest, photos.splits["train"], budget)
     if epochs < minimum:
         return [], (
             f"The time was estimated to suffice for about {epochs:.1f} epochs of {fastest.model} "
             f"with {smallest} x {smallest} pixels, and fine-tuning needs at least {minimum}."
         )
-    expected = {row: _assumed_epochs(row.model, largest, photos, budget) for row in deeper}
+    expected = {
+        row: Network(row.model).epochs(largest, photos.splits["train"], budget) for row in deeper
+    }
     reasons = (
         f"The time was estimated to suffice for about {epochs:.0f} epochs of {row.model} with "
         f"{largest} x {largest} pixels; {fastest.model} is preferred if they are fewer than "
@@ -148,7 +133,7 @@ def choose_input(
     *,
     weights_model: str,
     largest: int = SIZES[-1],
-    deeper: bool = True,
+    fastest: bool = False,
 ) -> None:
     """Choose the channels, the size of the input, and the network.
 
@@ -158,7 +143,7 @@ def choose_input(
         budget: the resources of the training.
         weights_model: the network of the given weights; "" to train from scratch.
         largest: the maximum size of the input in pixels.
-        deeper: if False, the fastest network of the family is chosen.
+        fastest: whether to choose the fastest network of the family.
     """
     if weights_model:
         choices.choose("data.channels", 3, "The given weights belong to a network for RGB.")
@@ -174,19 +159,30 @@ def choose_input(
     if weights_model:
         choices.choose("model.name", weights_model, "The weights belong to this network.")
         return
-    name, *others = _LADDERS["small" if size <= _SMALL else "large"]
-    for other in others:
-        if deeper and _assumed_epochs(other, size, photos, budget) >= _WANTED_EPOCHS:
-            name = other
-    epochs = _assumed_epochs(name, size, photos, budget)
+    images = photos.splits["train"]
+    small_stem = choices.given.get("model.small_stem", True)
+    family = [each for each in networks_for(size) if small_stem or not each.small_stem]
+    network, *larger = family
+    for each in larger:
+        if not fastest and each.epochs(size, images, budget) >= each.min_epochs:
+            network = each
+    minima = [f"{each.min_epochs} epochs of {each.name}" for each in larger]
+    listed = " or ".join(filter(None, (", ".join(minima[:-1]), minima[-1])))
     reason = (
-        f"Before the measurement, the time was estimated to suffice for about {epochs:.0f} epochs "
-        f"of {photos.splits['train']} images. A deeper network is chosen if there is time for "
-        f"{_WANTED_EPOCHS} epochs of it."
-        if deeper
-        else "The fastest network of its family: a deeper one was measured, and was too slow."
+        "This is the fastest network of its family. A larger one was measured, and was too slow."
+        if fastest
+        else "Before the measurement, the time was estimated to suffice for about "
+        f"{network.epochs(size, images, budget):.0f} epochs of {images} images. The last of the "
+        "following networks for which there is time is chosen instead of "
+        f"{family[0].name}: {listed}."
     )
-    choices.choose("model.name", name, reason)
+    name = choices.choose("model.name", network.name, reason)
+    if any(each.small_stem for each in family if each.name == name):
+        choices.choose(
+            "model.small_stem",
+            True,
+            f"The stem for ImageNet would reduce {size} x {size} pixels too much.",
+        )
 
 
 def choose_training(choices: Choices, photos: Photos, budget: Budget, *, pretrained: bool) -> None:
@@ -245,9 +241,30 @@ def epochs_in(budget: Budget, measured: Measurement) -> int:
     return max(0, int(budget.seconds / _epoch_seconds(measured)))
 
 
-def is_too_deep(model: str, epochs: int) -> bool:
-    """Return whether a faster network of the family would suit this number of epochs better."""
-    return epochs * 2 < _WANTED_EPOCHS and any(model in family[1:] for family in _LADDERS.values())
+def choose_precision(choices: Choices, float32: Measurement, bfloat16: Measurement) -> Measurement:
+    """Choose the faster precision of the convolutions.
+
+    Args:
+        choices: receives the choice.
+        float32: the measurement of the recipe in float32, with the learning-rate finder.
+        bfloat16: the measurement of the recipe in bfloat16.
+
+    Returns:
+        The measurement in float32, with the times of the chosen precision.
+    """
+    reason = (
+        f"A step took {bfloat16.step_seconds * 1e3:.0f} ms in bfloat16 and "
+        f"{float32.step_seconds * 1e3:.0f} ms in float32, as measured once."
+    )
+    is_faster = bfloat16.step_seconds * _MIN_SPEEDUP <= float32.step_seconds
+    choices.choose("training.precision", "bfloat16" if is_faster else "float32", reason)
+    if not is_faster:
+        return float32
+    return replace(
+        float32,
+        step_seconds=bfloat16.step_seconds,
+        validation_seconds=bfloat16.validation_seconds,
+    )
 
 
 def min_epochs(*, pretrained: bool) -> int:
@@ -318,7 +335,7 @@ def _choose_size(
     sides = (
         f"The shorter sides have {photos.sides[0]} to {photos.sides[-1]} pixels, median {median}"
     )
-    if not weights_model and high <= _SMALL:
+    if not weights_model and high <= SMALL:
         size = max(8, -(-high // 4) * 4)
         return size, f"{sides}: small images keep their size."
     sizes = [size for size in _sizes(photos) if size <= largest]
@@ -327,11 +344,11 @@ def _choose_size(
     if enough:
         sizes = [size for size in sizes if size <= enough[0]]
     floor = _FINE_TUNING_FLOOR if weights_model else _FLOOR
-    model = weights_model or _LADDERS["large"][0]
+    network = Network(weights_model) if weights_model else networks_for(floor)[0]
     affordable = [
         size
         for size in sizes
-        if size <= floor or _assumed_epochs(model, size, photos, budget) >= minimum
+        if size <= floor or network.epochs(size, photos.splits["train"], budget) >= minimum
     ]
     size = affordable[-1]
     lost = f"a copy reduced to {size} pixels loses {photos.lost_detail[size]:.1%} of the detail"
@@ -358,19 +375,13 @@ def _shows_enough(photos: Photos, size: int) -> bool:
     return photos.lost_detail[size] <= _MAX_LOST_DETAIL
 
 
-def _assumed_epochs(model: str, size: int, photos: Photos, budget: Budget) -> float:
-    """Return the number of epochs for which there is time on cores of typical speed."""
-    row = find(model)
-    images = budget.seconds * budget.cores * _ASSUMED_SPEED / _TRAINING_COST
-    multiply_adds = row.cost.multiply_adds * (size / row.row.image_size) ** 2
-    return max(0.0, images / multiply_adds / max(photos.splits["train"], 1))
-
-
 def _batch_that_fits(choices: Choices, batch: int, budget: Budget) -> int:
     """Halve a batch size until the activations of a training step fit in memory."""
-    row = find(choices.values["model.name"])
-    scale = (choices.values["data.image_size"] / row.row.image_size) ** 2
-    per_image = row.cost.activation_bytes * scale * _TRAINING_COST
+    network = Network(
+        choices.values["model.name"],
+        small_stem={**choices.values, **choices.given}.get("model.small_stem", False),
+    )
+    per_image = network.activation_bytes(choices.values["data.image_size"])
     while batch > 1 and batch * per_image > _MEMORY_FRACTION * budget.memory:
         batch //= 2
     return batch

@@ -15,7 +15,9 @@ from keras_cnns.training.model import for_outputs
 from keras_cnns.training.preparation import prepare
 
 _WARM_UP = 3  # number of steps; the first one compiles the model
-_TIMED = 5  # number of timed steps; they show whether there is time for the learning-rate finder
+# Numbers of timed steps: before the learning-rate finder, whose steps are timed as well, and
+# without it.
+_TIMED, _TIMED_ALONE = 5, 15
 _FINDER_STEPS = (30, 100)  # the minimum and the maximum
 _FINDER_FRACTION = 0.06  # fraction of the available time
 
@@ -57,7 +59,8 @@ def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
         recipe: the recipe; its learning rate and its number of epochs are ignored.
         splits: the splits of the recipe's data, which the caller has already read.
         seconds: the time that is available for the whole training; the learning-rate finder uses a
-            small fraction of it, and is skipped if this fraction is too short.
+            small fraction of it, and is skipped if this fraction is too short. With 0, only the
+            times are measured.
 
     Raises:
         ValueError: a split does not exist or is empty, or the model does not exist.
@@ -83,7 +86,8 @@ def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
         )
         return clock.seconds
 
-    times = fit(_WARM_UP + _TIMED + 1)[_WARM_UP:]
+    timed = _TIMED if seconds else _TIMED_ALONE
+    times = fit(_WARM_UP + timed + 1)[_WARM_UP:]
     step_seconds = statistics.fmean(times)
     affordable = int(_FINDER_FRACTION * seconds / step_seconds)
     minimum, maximum = _FINDER_STEPS

@@ -15,24 +15,27 @@ from typing import Any
 import psutil
 import tomli_w
 
-from keras_cnns.cores import available_cores
+from keras_cnns.cores import available_cores, has_bfloat16
 from keras_cnns.data import Splits
 from keras_cnns.files import read_text, write_text
 from keras_cnns.fit import choices as choosing
-from keras_cnns.fit.choices import Budget, Choices
+from keras_cnns.fit.choices import Choices
 from keras_cnns.fit.initial_weights import (
     InitialWeights,
     find_initial_weights,
     find_published_weights,
 )
-from keras_cnns.fit.measurement import measure
+from keras_cnns.fit.measurement import Measurement, measure
+from keras_cnns.fit.networks import Budget, is_too_slow
 from keras_cnns.fit.photos import SIZES, Photos, examine, measure_levels
 from keras_cnns.messages import print_message
-from keras_cnns.recipes import parse_overrides
+from keras_cnns.recipes import Recipe, parse_overrides
 from keras_cnns.registry import find
 
 LEFT_OUT = "left_out.csv"
 _COMMAND = "#     keras-cnns fit "  # how the line of the recipe with the command begins
+# Seconds; with less time for the training, bfloat16 is not measured.
+_MIN_SECONDS_TO_COMPARE = 120.0
 _FINISHING_SECONDS = 45.0  # time for the imports, and for test, report and export at the end
 _SECTIONS = ("model", "data", "augmentation", "class_balance", "optimizer", "training")
 
@@ -127,37 +130,40 @@ def make_plan(request: Request, *, download: bool = True) -> Plan:
 
     def budget() -> Budget:
         used = time.perf_counter() - start
+        seconds = request.minutes * 60 - used - _FINISHING_SECONDS
         return Budget(
-            seconds=request.minutes * 60 - used - _FINISHING_SECONDS,
+            seconds=seconds,
             cores=available_cores(),
             memory=int(psutil.virtual_memory().available),
+            bfloat16=has_bfloat16() and _may_use_bfloat16(given, seconds),
         )
 
     if automatic:
         before = time.perf_counter()
         weights, reason = _choose_weights(photos, budget(), given, download=download)
         start += time.perf_counter() - before  # the time of the download does not count
-    largest, deeper = SIZES[-1], True
+    largest, fastest = SIZES[-1], False
     while True:
         pretrained = weights is not None
-        choices = _choose(request, given, photos, budget(), weights, reason, largest, deeper)
+        choices = _choose(request, given, photos, budget(), weights, reason, largest, fastest)
         recipe = choices.recipe()
         if weights is not None and not weights.is_present:
             recipe = replace(recipe, model=replace(recipe.model, weights="", frozen_epochs=0))
         # Hide warnings about the left-out files, which were printed already.
         with redirect_stderr(io.StringIO()):
-            measured = measure(recipe, Splits(recipe.data), budget().seconds)
+            measured = _measure(choices, recipe, budget())
         epochs, size = choosing.epochs_in(budget(), measured), recipe.data.image_size
+        precision = choices.recipe().training.precision
         print_message(
             f"measured {recipe.model.name} with {size} x {size} pixels: "
-            f"{measured.step_seconds * 1e3:.0f} ms per step, so that there is time for {epochs} "
-            "epochs"
+            f"{measured.step_seconds * 1e3:.0f} ms per step in {precision}, so that there is time "
+            f"for {epochs} epochs"
         )
         # Network and size were chosen for a typical speed. If the measured speed leaves time for at
         # most half of the required epochs, try the fastest network, and then the next smaller size.
-        is_too_deep = choosing.is_too_deep(recipe.model.name, epochs)
-        if deeper and is_too_deep and not pretrained and "model.name" not in given:
-            deeper = False
+        too_slow = is_too_slow(recipe.model.name, size, epochs)
+        if too_slow and not (fastest or pretrained or "model.name" in given):
+            fastest = True
             continue
         smaller = choosing.smaller_sizes(size, pretrained=pretrained)
         enough = epochs * 2 > choosing.min_epochs(pretrained=pretrained)
@@ -224,13 +230,13 @@ def _choose(
     weights: InitialWeights | None,
     weights_reason: str,
     largest: int,
-    deeper: bool,
+    fastest: bool,
 ) -> Choices:
     """Return the choices that need no measurement of a network."""
     choices = Choices(given)
     model = weights.model if weights else ""
     choosing.choose_input(
-        choices, photos, budget, weights_model=model, largest=largest, deeper=deeper
+        choices, photos, budget, weights_model=model, largest=largest, fastest=fastest
     )
     start = "these weights" if weights else "scratch"
     choices.choose(
@@ -259,6 +265,30 @@ def _choose(
     choices.choose("data.mean", levels[0], reason)
     choices.choose("data.std", levels[1])
     return choices
+
+
+def _may_use_bfloat16(given: dict[str, Any], seconds: float) -> bool:
+    """Return whether a training in bfloat16 can be chosen, or is given.
+
+    Args:
+        given: `section.key` -> the user's value.
+        seconds: the time of the training.
+    """
+    if "training.precision" in given:
+        return bool(given["training.precision"] == "bfloat16")
+    return seconds >= _MIN_SECONDS_TO_COMPARE
+
+
+def _measure(choices: Choices, recipe: Recipe, budget: Budget) -> Measurement:
+    """Measure a recipe and, if the CPU has bfloat16 instructions, choose the faster precision."""
+    splits = Splits(recipe.data)
+    measured = measure(recipe, splits, budget.seconds)
+    if not budget.bfloat16 or "training.precision" in choices.given:
+        return measured
+    training = replace(recipe.training, precision="bfloat16")
+    # The first measurement has run the learning-rate finder, and the second one needs none.
+    other = measure(replace(recipe, training=training), splits, 0.0)
+    return choosing.choose_precision(choices, measured, other)
 
 
 def _report_weights(weights: InitialWeights | None, reason: str) -> None:

@@ -65,6 +65,21 @@ def trial_name(number: int) -> str:
     return f"trial-{number:04d}"
 
 
+class _Journal(optuna.storages.journal.JournalFileBackend):
+    """Optuna's journal, whose errors name the file, for example when the disk is full."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append records to the file."""
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+
 class Study:
     """The trials of a search, in a journal that survives a killed process.
 
@@ -97,7 +112,7 @@ class Study:
             ) from error
 
     def _open(self, path: Path) -> Any:
-        backend = optuna.storages.journal.JournalFileBackend(str(path))
+        backend = _Journal(path)
         return optuna.create_study(
             storage=optuna.storages.JournalStorage(backend),
             study_name=_NAME,

@@ -72,6 +72,10 @@ def score(arguments: Sequence[str], program: str = f"{_PROGRAM} score") -> int:
             hint = "" if options.to is None else "; run the same command again to continue"
             print(f"{program}: interrupted{hint}", file=sys.stderr)
             raise
+        except BrokenPipeError:  # the reader of standard output, such as `head`, has read enough
+            # Python flushes standard output again when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
 
     return _status(run, program, "--debug" in arguments)
 

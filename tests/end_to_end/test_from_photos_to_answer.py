@@ -59,6 +59,7 @@ def test_photos_become_a_served_classifier(
     # The measurement compiles the model, which the soak test does.
     measured = Measurement(0.02, 5, 0.1, 100, 0.4)
     monkeypatch.setattr(plan, "measure", lambda *_: measured)
+    monkeypatch.setattr(plan, "has_bfloat16", lambda: False)
     monkeypatch.setattr(command_module, "_call", call_with_one_format)
     command = [str(photos), "--run", "runs/photos", "--minutes", "5"]
     command += ["--set", "training.epochs=1"]

@@ -1,11 +1,14 @@
 """The number of cores, as affinity and cgroups limit it."""
 
 import os
+import platform
+import sys
 from pathlib import Path
 
 import pytest
 
-from keras_cnns.cores import available_cores
+from keras_cnns import cores
+from keras_cnns.cores import available_cores, has_avx512, has_bfloat16
 
 V1, V2 = "4:memory:/a\n3:cpu,cpuacct:/a/b\n", "0::/a/b\n"
 
@@ -42,3 +45,26 @@ def test_a_quota_limits_the_cores(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{text}\n")
     assert available_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("flags", "avx512", "bfloat16"),
+    [
+        ("fpu sse2 avx2", False, False),
+        ("fpu avx2 avx512f avx512bw", True, False),
+        ("fpu avx512f avx512_bf16", True, True),
+        ("fpu avx512f amx_tile amx_bf16", True, True),
+    ],
+)
+def test_the_instructions_follow_from_the_flags(
+    flags: str, avx512: bool, bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "_cpu_flags", lambda: frozenset(flags.split()))
+    assert (has_avx512(), has_bfloat16()) == (avx512, bfloat16)
+
+
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="needs Linux on x86"
+)
+def test_linux_names_the_instructions() -> None:
+    assert {"fpu", "sse2"} <= cores._cpu_flags()

@@ -1,6 +1,7 @@
 """Experiment 8: the drift of activations in training, and whether it explains batch norm."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -165,7 +166,6 @@ def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
 def _table(measured: Measurements) -> dict[str, dict[str, float]]:
     return {
         name: {
-            "best learning rate": each["learning_rate"],
             "drift": each["drift"],
             "training loss, mean over all epochs, nats": _loss(measured, name),
             "training loss of the last epoch, nats": each["loss"][-1],
@@ -190,7 +190,7 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         f"norm, {drifts[_WITH]:.3g} with batch norm, and {drifts[_NOISY]:.3g} with batch norm and "
         "noise. A drift of 1 means that from one epoch to the next, the median moves by the "
         "distance between the outer quantiles.",
-        "If each network has its best learning rate, the training is fastest "
+        "If each network has its best learning rate of the three, the training is fastest "
         f"{fastest}: the mean loss is {losses[fastest]:.3g} nats. It is {losses[_WITHOUT]:.3g} "
         f"nats without batch norm, and {losses[_NOISY]:.3g} nats with batch norm and noise.",
         "This page does not show why batch norm helps. If the network with noise drifts more than "
@@ -198,12 +198,17 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         "the reason for the advantage of batch norm. Santurkar et al. propose another reason, a "
         "smoother loss, which is not measured here.",
     ]
+    for name in _NETWORKS:
+        counts = Counter(each["networks"][name]["learning_rate"] for each in measurements)
+        listed = ", ".join(f"{rate:g} with {count}" for rate, count in sorted(counts.items()))
+        sentences.append(f"The best learning rate {name}: {listed} of {len(measurements)} seeds.")
     last = np.mean([each["networks"][_WITHOUT]["loss"][-1] for each in measurements])
     if not last < 0.9 * math.log(10):
         sentences.append(
             "The network without batch norm has learned almost nothing in this time: its loss is "
             f"{last:.3g} nats, and random guessing has a loss of 2.3 nats. Its drift is therefore "
-            "the drift of a network that does not learn. The comparison needs more epochs."
+            "the drift of a network that does not learn. The comparison needs more epochs or other "
+            "learning rates."
         )
     return sentences
 
@@ -223,10 +228,9 @@ EXPERIMENT = Experiment(
     f"with mean 0 and standard deviation {_NOISE}, and the standard deviation as the absolute "
     "value of another number from this distribution.",
     fixed="ResNet-20, the distribution of its initial weights, two fifths of the training images, "
-    "the number of epochs, and the schedule of the learning rate, which is a cosine decay. Each "
-    f"network is trained with the learning rates {', '.join(map(str, _LEARNING_RATES))}. Only the "
-    "training with the lowest mean loss counts, so that each network has its own best learning "
-    "rate.",
+    "the number of epochs, the cosine decay of the learning rate, and the initial learning rates "
+    f"({', '.join(map(str, _LEARNING_RATES))}). Each network is trained with each of these "
+    "learning rates, and only the training with the lowest mean loss is used.",
     measured="The training loss, and the drift of the distributions. In every epoch, the 15, 50 "
     "and 85 % quantiles of each channel are measured on one batch, at the input of the last "
     "activation of each stage. The drift is the change of a channel's median from one epoch to the "
@@ -237,9 +241,9 @@ EXPERIMENT = Experiment(
     larger_run="A deeper network without batch norm is harder to train. The differences between "
     "the losses therefore grow with the depth. To train a deeper network, change the name of the "
     "model in the experiment's file. The option --data fashion-mnist trains on more images. "
-    "Santurkar et al. trained a VGG network on CIFAR-10, and compared the networks at the same "
-    "learning rate. Weaker noise (the constant _NOISE in the experiment's file) slows the training "
-    "less, but also moves the distributions less.",
+    "Santurkar et al. trained VGG networks on CIFAR-10. Weaker noise (the constant _NOISE in the "
+    "experiment's file) slows the training less, but also moves the distributions less. Other "
+    "learning rates than these three may suit a network better.",
     effects=(
         Effect(
             "drift without batch norm divided by drift with batch norm",

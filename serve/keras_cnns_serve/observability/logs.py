@@ -227,6 +227,13 @@ class _Writer(QueueListener):
             self._write(record)
         self._handler.written(record)
 
+    def stop(self) -> None:
+        """Write the remaining lines; the count of dropped lines may follow the sentinel."""
+        super().stop()
+        with suppress(Empty):
+            while True:
+                self.handle(self._lines.get_nowait())
+
 
 def _writing(stream: IO[str]) -> Callable[[bytes], object]:
     try:

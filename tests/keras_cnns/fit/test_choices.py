@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from keras_cnns.fit.choices import (
-    Budget,
     Choices,
     choose_epochs,
     choose_input,
     choose_learning_rate,
+    choose_precision,
     choose_training,
-    is_too_deep,
     published_weights,
     smaller_sizes,
 )
 from keras_cnns.fit.measurement import Measurement
+from keras_cnns.fit.networks import Budget
 from keras_cnns.fit.photos import SIZES, Photos
 
 QUIET = Budget(seconds=800, cores=2, memory=16 * 2**30)
@@ -87,28 +87,50 @@ def test_the_input_follows_from_the_photos_and_the_time(
     assert values["model.name"].startswith(model)
 
 
-def test_more_time_means_a_deeper_network() -> None:
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_more_time_means_a_larger_network(bfloat16: bool) -> None:
     facts = photos((28,) * 9, ENLARGED, grey=1.0)
-    depths = [
-        int(chosen(facts, replace(QUIET, seconds=60.0 * m))["model.name"].removeprefix("resnet"))
-        for m in (1, 4, 15, 60)
+    names = [
+        chosen(facts, replace(QUIET, seconds=60.0 * minutes, bfloat16=bfloat16))["model.name"]
+        for minutes in (1, 4, 8, 15, 30, 60)
     ]
-    assert depths == sorted(depths)
-    assert (depths[0], depths[-1]) == (20, 56)
+    ladder = ["resnet20", "resnet32", "resnet44", "resnet56", "resnet18"]
+    indices = [ladder.index(name) for name in names]
+    assert indices == sorted(indices)
+    assert (names[0], names[-1]) == ("resnet20", "resnet18")
+    # With bfloat16, 15 minutes are enough for wide layers.
+    assert (names[3] == "resnet18") == bfloat16
 
 
-@pytest.mark.parametrize(
-    ("model", "epochs", "expected"),
-    [
-        ("resnet44", 30, True),
-        ("resnet44", 60, False),
-        ("resnet34", 30, True),
-        ("resnet20", 30, False),  # there is nothing faster
-        ("resnet50", 3, False),  # a network of weights
-    ],
-)
-def test_a_slow_machine_gets_the_fastest_network(model: str, epochs: int, expected: bool) -> None:
-    assert is_too_deep(model, epochs) == expected
+def test_a_wide_network_for_small_images_has_a_small_stem() -> None:
+    hour = replace(QUIET, seconds=3600)
+    assert chosen(photos((28,) * 9, ENLARGED), hour)["model.small_stem"] is True
+    assert "model.small_stem" not in chosen(PHOTOS, hour)
+    assert "model.small_stem" not in chosen(
+        photos((28,) * 9, ENLARGED), hour, model__name="resnet20"
+    )  # which has such a stem anyway
+    given = chosen(photos((28,) * 9, ENLARGED), model__name="resnet18")
+    assert given["model.small_stem"] is True
+    # ImageNet's stem does not suit these images.
+    given = chosen(photos((28,) * 9, ENLARGED), hour, model__small_stem=False)
+    assert given["model.name"] == "resnet56"
+
+
+@pytest.mark.parametrize(("milliseconds", "precision"), [(44, "bfloat16"), (47, "float32")])
+def test_the_faster_precision_is_chosen(milliseconds: float, precision: str) -> None:
+    choices = Choices()
+    bfloat16 = Measurement(milliseconds / 1e3, 76, 0.3, 0, None)
+    measured = choose_precision(choices, MEASURED, bfloat16)
+    assert choices.values["training.precision"] == precision
+    assert choices.reasons["training.precision"] == (
+        f"A step took {milliseconds} ms in bfloat16 and 50 ms in float32, as measured once."
+    )
+    times = bfloat16 if precision == "bfloat16" else MEASURED
+    assert measured == replace(
+        MEASURED,
+        step_seconds=times.step_seconds,
+        validation_seconds=times.validation_seconds,
+    )
 
 
 def test_uneven_classes_are_sampled_evenly_with_the_measured_ratio() -> None:

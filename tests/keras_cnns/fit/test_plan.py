@@ -12,8 +12,12 @@ from file_server import Answer, FileServer
 from PIL import Image
 
 from keras_cnns.data import Splits
+from keras_cnns.fit import choices as choosing
 from keras_cnns.fit import plan
+from keras_cnns.fit.choices import Choices
 from keras_cnns.fit.measurement import Measurement
+from keras_cnns.fit.networks import Budget
+from keras_cnns.fit.photos import Photos
 from keras_cnns.fit.plan import Plan, Request, check_plan, make_plan, recipe_path, write_plan
 from keras_cnns.recipes import Recipe, load_recipe
 from keras_cnns.training.initial_weights import check_initial_weights
@@ -91,6 +95,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, server: FileServer) -> list[Recipe
         return Measurement(0.02, 5, 0.1, 100, 0.4)
 
     monkeypatch.setattr(plan, "measure", measure)
+    monkeypatch.setattr(plan, "has_bfloat16", lambda: False)
     checksum = Checksum("sha256-prefix", hashlib.sha256(CONTENT).hexdigest()[:8])
     for name in (RESNET50, RESNET18):
         row = PRETRAINED[name]._replace(checksum=checksum)
@@ -197,6 +202,75 @@ def test_a_measured_network_that_is_too_slow_is_trained_from_scratch(
     assert sizes == [(RESNET18, 128), (RESNET18, 96), ("", 128)]
     assert recipe.model.weights == ""
     assert "there is time for 2 epochs of resnet18 with 96 x 96 pixels" in comment(run)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "overrides", "compared"),
+    [(15, (), True), (1, (), False), (15, ("training.precision=float32",), False)],
+)
+def test_the_precision_is_measured_if_the_cpu_has_bfloat16(
+    minutes: float,
+    overrides: tuple[str, ...],
+    compared: bool,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps = {"float32": 0.05, "bfloat16": 0.02}
+    measured: list[str] = []
+
+    def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
+        precision = recipe.training.precision
+        measured.append(precision)
+        assert (seconds == 0) == (precision == "bfloat16")  # one learning-rate finder is enough
+        return Measurement(steps[precision], 5, 0.1, 100, 0.4)
+
+    monkeypatch.setattr(plan, "measure", measure)
+    monkeypatch.setattr(plan, "has_bfloat16", lambda: True)
+    run = tmp_path / "run"
+    fixed = ("model.name=resnet18", "data.image_size=64")
+    recipe = planned(folder, run, minutes=minutes, weights="none", overrides=(*fixed, *overrides))
+    assert measured == (["float32", "bfloat16"] if compared else ["float32"])
+    assert recipe.training.precision == measured[-1]
+    step = "20 ms" if compared else "50 ms"
+    assert f"{step} per step in {measured[-1]}" in capsys.readouterr().err
+    assert f"5 steps of {step}" in recipe_path(run).read_text("utf-8")
+
+
+@pytest.mark.parametrize("given", [("training.precision=float32",), ()])
+def test_no_speed_of_bfloat16_is_assumed_where_it_is_not_used(
+    given: tuple[str, ...], folder: Path, measured: list[Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "has_bfloat16", lambda: True)
+    budgets: list[Budget] = []
+    choose_input = choosing.choose_input
+
+    def spy(choices: Choices, photos: Photos, budget: Budget, **options: Any) -> None:
+        budgets.append(budget)
+        choose_input(choices, photos, budget, **options)
+
+    monkeypatch.setattr(choosing, "choose_input", spy)
+    fixed = ("model.name=resnet18", "data.image_size=64")
+    for minutes in (2, 15):
+        make_plan(Request(folder, minutes, weights="none", overrides=(*fixed, *given)))
+    # With two minutes for everything, there is no time to measure bfloat16.
+    assert [each.bfloat16 for each in budgets] == [False, not given]
+
+
+def test_a_wide_network_that_is_too_slow_is_replaced_by_the_fastest(
+    folder: Path, measured: list[Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
+        measured.append(recipe)
+        return Measurement(60 if recipe.model.small_stem else 0.02, 5, 0.1, 100, 0.4)
+
+    monkeypatch.setattr(plan, "measure", measure)
+    run = tmp_path / "run"
+    recipe = planned(folder, run, weights="none", overrides=("data.image_size=32",))
+    assert [each.model.name for each in measured] == ["resnet18", "resnet20"]
+    assert (recipe.model.name, recipe.model.small_stem) == ("resnet20", False)
+    assert "A larger one was measured, and was too slow." in recipe_path(run).read_text("utf-8")
 
 
 @pytest.mark.parametrize("weights", ["", RESNET50])

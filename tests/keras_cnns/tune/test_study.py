@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,18 @@ def test_a_damaged_journal_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / JOURNAL).write_bytes(content)
     with pytest.raises(ValueError, match=r"journal\.log.* damaged.*choose another directory"):
         open_study(tmp_path)
+
+
+def test_an_error_of_the_disk_names_the_journal(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (tmp_path / JOURNAL).stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*journal\.log"):
+            study.next_trial()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_an_unknown_pruner_is_an_error(tmp_path: Path) -> None:

@@ -100,6 +100,20 @@ def test_lines_that_do_not_fit_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     assert last == "INFO: there is room"
 
 
+def test_the_number_of_dropped_lines_is_the_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(logs, "_STOP_SECONDS", 60)
+    monkeypatch.setattr(logs, "_MAX_STOP_SECONDS", 60)
+    with blocked(seconds=0.01) as pipe:
+        for number in range(LINES):
+            logging.getLogger("keras_cnns_serve.test").info("number %d", number)
+        pipe.read()
+    *kept, gap = pipe.lines()
+    dropped = LINES - len(kept)
+    assert dropped > 0
+    assert gap == f"WARNING: {dropped} lines were dropped, because the log was not read"
+
+
 def test_the_end_does_not_wait_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "_MAX_STOP_SECONDS", 60)
     with blocked() as pipe:

@@ -419,6 +419,15 @@ def test_an_interruption_ends_with_status_130(model: Path, photos: Path) -> None
     assert errors.endswith("score: interrupted; run the same command again to continue\n")
 
 
+def test_a_reader_that_has_read_enough_is_no_error(model: Path, photos: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [*SCORE, model, "photos"]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
 def test_names_that_are_not_text(model: Path, photos: Path) -> None:
     name = b"photos/\xff\xc3\xa4.png"
     Path(os.fsdecode(name)).write_bytes(grey(130))
