@@ -80,19 +80,28 @@ def drift(quantiles: np.ndarray) -> float:
 def _run(seed: int, settings: Settings, report: Report) -> Measurements:
     networks: dict[str, Any] = {}
     for index, name in enumerate(_NETWORKS):
-        of_network = part(report, index, len(_NETWORKS), name)
-        trainings = [
-            _train(seed, settings, name, rate, part(of_network, number, len(_LEARNING_RATES)))
-            for number, rate in enumerate(_LEARNING_RATES)
-        ]
-        networks[name] = min(trainings, key=_mean_loss)
+        report_network = part(report, index, len(_NETWORKS), name)
+        trainings = []
+        for number, learning_rate in enumerate(_LEARNING_RATES):
+            text = f"learning rate {learning_rate:g}"
+            report_training = part(report_network, number, len(_LEARNING_RATES), text)
+            trainings.append(_train(seed, settings, name, learning_rate, report_training))
+        best = min(trainings, key=_mean_loss)
+        quantiles = best.pop("quantiles")
+        networks[name] = {
+            **best,
+            "drift": drift(quantiles),
+            # Only the first channel is kept, as [layers][quantiles][epochs]. The figure in the
+            # paper also shows a single channel.
+            "quantiles": np.moveaxis(quantiles[..., 0], 0, -1).tolist(),
+        }
     return {"networks": networks}
 
 
 def _train(
     seed: int, settings: Settings, name: str, learning_rate: float, report: Report
 ) -> Measurements:
-    """Train a network with one learning rate, and return its curves, drift and quantiles."""
+    """Train a network with one learning rate; return its curves, and quantiles as `_Quantiles`."""
     clear_session()
     recipe = lab_recipe(
         settings,
@@ -105,15 +114,7 @@ def _train(
     prepared = prepare(recipe)
     quantiles = _Quantiles(prepared)
     curves = fit(recipe, report, [quantiles], prepared=prepared)
-    values = np.stack(quantiles.values)
-    return {
-        **curves,
-        "learning_rate": learning_rate,
-        "drift": drift(values),
-        # Only the first channel is kept, as [layers][quantiles][epochs]. The figure in the paper
-        # also shows a single channel.
-        "quantiles": np.moveaxis(values[..., 0], 0, -1).tolist(),
-    }
+    return {**curves, "learning_rate": learning_rate, "quantiles": np.stack(quantiles.values)}
 
 
 def _mean_loss(training: Measurements) -> float:
@@ -200,8 +201,11 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
     ]
     for name in _NETWORKS:
         counts = Counter(each["networks"][name]["learning_rate"] for each in measurements)
-        listed = ", ".join(f"{rate:g} with {count}" for rate, count in sorted(counts.items()))
-        sentences.append(f"The best learning rate {name}: {listed} of {len(measurements)} seeds.")
+        listed = " and ".join(f"{each:g} ({count})" for each, count in sorted(counts.items()))
+        sentences.append(
+            f"{name.capitalize()}, the best learning rate was {listed}; the number of seeds is in "
+            "parentheses."
+        )
     last = np.mean([each["networks"][_WITHOUT]["loss"][-1] for each in measurements])
     if not last < 0.9 * math.log(10):
         sentences.append(

@@ -283,7 +283,7 @@ def test_drift_is_the_change_of_the_median_in_widths() -> None:
     assert drift(padded) == drift(quantiles)
 
 
-def test_each_network_counts_with_its_best_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_learning_rate_of_each_network_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     best = {"without batch norm": 0.001, "with batch norm": 0.02, "with batch norm and noise": 0.02}
 
     def train(
