@@ -422,7 +422,7 @@ def test_an_interruption_ends_with_status_130(model: Path, photos: Path) -> None
 def test_a_reader_that_has_read_enough_is_no_error(model: Path, photos: Path) -> None:
     read, write = os.pipe()
     os.close(read)
-    command = [*SCORE, model, "photos"]
+    command = [*SCORE, str(model), "photos"]
     ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(write)
     assert (ended.returncode, ended.stderr) == (1, b"")
