@@ -1,4 +1,4 @@
-"""The number of cores, as affinity and cgroups limit it."""
+"""The number of cores, as affinity and cgroups limit it, and the instructions of the CPU."""
 
 import os
 import platform

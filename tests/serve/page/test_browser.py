@@ -366,9 +366,10 @@ def choose_with_space(page: Page, files: Sequence[FilePayload]) -> None:
         with contextlib.suppress(Error):
             with page.expect_file_chooser(timeout=4000) as chooser:
                 page.keyboard.press("Space")
-            chooser.value.set_files(files)
-            return
-    raise AssertionError("the space bar opens no file chooser")
+            break
+    else:
+        raise AssertionError("the space bar opens no file chooser")
+    chooser.value.set_files(files)
 
 
 def test_everything_works_from_the_keyboard(page: Page) -> None:
