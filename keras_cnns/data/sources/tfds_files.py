@@ -47,17 +47,32 @@ def open_builder(name: str) -> tfds.core.DatasetBuilder:
         raise ValueError(
             f"data set {name!r} has no features 'image' and 'label': it has {features}"
         )
-    if not builder.data_path.exists():
-        print(f"preparing the data set {builder.info.full_name} (only once)", file=sys.stderr)
-        # Hide the progress, since this takes only seconds and downloads nothing.
-        if isinstance(builder, Digits):
-            tfds.disable_progress_bar()
-            with contextlib.redirect_stdout(io.StringIO()):
-                builder.download_and_prepare()
-            tfds.enable_progress_bar()
-        else:
-            builder.download_and_prepare()
+    if builder.data_path.exists():
+        return builder
+    try:
+        _prepare(builder)
+    except OSError:
+        # TFDS writes the files into a directory of another name, and then renames this directory.
+        # Renaming fails if another process, such as the second one of `lab run`, was faster.
+        if not builder.data_path.exists():
+            raise
+        return tfds.builder(name)
     return builder
+
+
+def _prepare(builder: tfds.core.DatasetBuilder) -> None:
+    """Download and prepare the files of a data set."""
+    print(f"preparing the data set {builder.info.full_name} (only once)", file=sys.stderr)
+    if not isinstance(builder, Digits):
+        builder.download_and_prepare()
+        return
+    # Hide the progress, since this takes only seconds and downloads nothing.
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
+    finally:
+        tfds.enable_progress_bar()
 
 
 def open_images(name: str, split: str) -> IndexedImages | ImageStream:

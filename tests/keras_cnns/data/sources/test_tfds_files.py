@@ -1,7 +1,7 @@
 """TFDS sets in several files: read into memory, as a stream, or record by record."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from keras_cnns.data.pipeline import make_split
 from keras_cnns.data.sources import tfds_files
 from keras_cnns.data.sources.base import ImageStream, IndexedImages
+from keras_cnns.data.sources.digits import Digits
 from keras_cnns.recipes import load_recipe
 
 DIGITS = load_recipe("digits-resnet20").data
@@ -50,6 +51,24 @@ def collect(batches: Any) -> tuple[np.ndarray, ...]:
 
 
 KINDS = {"memory": IndexedImages, "stream": ImageStream, "array_record": IndexedImages}
+
+
+def test_two_processes_may_prepare_the_same_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", tmp_path)
+    generate, others = Digits._generate_examples, [tfds.builder("digits")]
+
+    def generate_late(builder: Digits, split: str) -> Iterator[Any]:
+        while others:  # as if another process had started earlier
+            others.pop().download_and_prepare()
+        yield from generate(builder, split)
+
+    monkeypatch.setattr(Digits, "_generate_examples", generate_late)
+    builder = tfds_files.open_builder.__wrapped__("digits")
+    assert builder.data_path == tmp_path / "digits" / "1.0.0"
+    assert builder.info.splits["train"].num_examples == 1253
+    assert [path.name for path in builder.data_path.parent.iterdir()] == ["1.0.0"]
 
 
 def test_every_way_reads_the_same_images(open_images: Open) -> None:
