@@ -17,8 +17,8 @@ setup: $(INSTALLED)
 
 # One environment for everything: the three distributions in place, and the tools that check them.
 $(INSTALLED): pyproject.toml export/pyproject.toml serve/pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "keras-cnns needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "keras-cnns needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 			"Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@echo "Installing into $(VENV), for a minute or two:"
 	$(PYTHON) -m venv $(VENV)

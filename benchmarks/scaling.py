@@ -188,13 +188,13 @@ def training_table(inputs: Inputs, prices: dict[str, float | None]) -> str:
                 (
                     step["name"],
                     str(workers),
-                    f"{between([f'{each / workers:,.2f}' for each in bounds])} h",
-                    f"{between([f'{each * devices:,.1f}' for each in bounds])} "
+                    f"{between([three_digits(each / workers) for each in bounds])} h",
+                    f"{between([three_digits(each * devices) for each in bounds])} "
                     f"{'GPU' if step['unit'] == 'gpu' else 'core'}-hours",
                     cost(price, [each * devices for each in bounds]),
                 )
             )
-    return table(("step", "workers", "duration", "work", "cost"), rows)
+    return table_with_cost(("step", "workers", "duration", "work", "cost"), rows)
 
 
 def core_seconds(serving: Inputs, format_: str) -> float:
@@ -227,7 +227,7 @@ def serving_table(inputs: Inputs, prices: dict[str, float | None]) -> str:
                     )
                 )
     columns = ("model and format", "requests per second", "core time of a request", "cores")
-    return table((*columns, "core-hours per day", "cost per day"), rows)
+    return table_with_cost((*columns, "core-hours per day", "cost per day"), rows)
 
 
 def other_table(inputs: Inputs) -> str:
@@ -242,15 +242,27 @@ def other_table(inputs: Inputs) -> str:
 
 
 def cost(price: float | None, hours: Sequence[float]) -> str:
-    """Return the lower and the upper bound of the cost as text.
+    """Return the lower and the upper bound of the cost as text; "" if the price is unknown.
 
     Args:
         price: the price of an hour; None if it is unknown.
         hours: the lower and the upper bound of the hours.
     """
     if price is None:
-        return "hours times your price"
+        return ""
     return between([f"{price * each:,.2f}" for each in hours])
+
+
+def table_with_cost(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table without its last column, the cost, if no row has a cost."""
+    if any(row[-1] for row in rows):
+        return table(columns, rows)
+    return table(columns[:-1], [row[:-1] for row in rows])
+
+
+def three_digits(number: float) -> str:
+    """Return a number with three significant digits, such as "2,360"."""
+    return f"{float(f'{number:.3g}'):,g}"
 
 
 def between(bounds: Sequence[str]) -> str:

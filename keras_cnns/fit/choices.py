@@ -102,20 +102,19 @@ def published_weights(
             "show no more detail. The networks of published weights divide the size of their input "
             f"by 32, so that they need at least {_FINE_TUNING_FLOOR} pixels."
         )
+    images = photos.splits["train"]
     smallest = given.get("data.image_size", _FINE_TUNING_FLOOR)
     largest = given.get("data.image_size", sizes[-1])
     rows = [PRETRAINED[name] for name in _PUBLISHED]
     *deeper, fastest = (row for row in rows if row.model == given.get("model.name", row.model))
     minimum, maximum = _FINE_TUNING_EPOCHS
-    epochs = Network(fastest.model).epochs(smallest, photos.splits["train"], budget)
+    epochs = Network(fastest.model).epochs(smallest, images, budget)
     if epochs < minimum:
         return [], (
             f"The time was estimated to suffice for about {epochs:.1f} epochs of {fastest.model} "
             f"with {smallest} x {smallest} pixels, and fine-tuning needs at least {minimum}."
         )
-    expected = {
-        row: Network(row.model).epochs(largest, photos.splits["train"], budget) for row in deeper
-    }
+    expected = {row: Network(row.model).epochs(largest, images, budget) for row in deeper}
     reasons = (
         f"The time was estimated to suffice for about {epochs:.0f} epochs of {row.model} with "
         f"{largest} x {largest} pixels; {fastest.model} is preferred if they are fewer than "
@@ -301,14 +300,14 @@ def choose_epochs(
 
 
 def choose_learning_rate(choices: Choices, measured: Measurement) -> None:
-    """Keep the learning rate of the model's recipe unless the finder contradicts it.
+    """Keep the learning rate that `choose_training` has chosen, unless the finder contradicts it.
 
     The finder contradicts a learning rate that is higher than the one with the lowest loss, since
     training may diverge there. A third of the learning rate with the lowest loss is chosen instead.
     """
     learning_rate = choices.values["optimizer.learning_rate"]
     lowest = measured.lowest_loss_learning_rate
-    origin = f"For this batch size, the learning rate of the model's recipe is {learning_rate:g}"
+    origin = f"The usual learning rate for this batch size is {learning_rate:g}"
     if not measured.finder_steps:
         reason = f"{origin}; there was no time for the learning-rate finder."
     elif lowest is None:

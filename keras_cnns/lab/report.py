@@ -29,7 +29,7 @@ _NOT_MEASURED = "not measured"
 # Unit of an effect -> its singular.
 _SINGULAR = {
     " percentage points": " percentage point",
-    " powers of ten": " power of ten",
+    " orders of magnitude": " order of magnitude",
     " nats": " nat",
 }
 

@@ -167,4 +167,4 @@ def test_a_price_makes_costs_of_hours() -> None:
     command = [sys.executable, str(SCRIPT), "--quick", "--core-hour-price", "0.5"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "| ResNet-20, float32 | 1,000 | 0.542 ms | 0.8 | 19 | 9.30 |" in text
-    assert "hours times your price" in text  # that of a GPU is still unknown
+    assert "| 1 | 232 h | 232 GPU-hours |  |" in text  # the price of a GPU is still unknown

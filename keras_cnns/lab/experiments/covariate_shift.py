@@ -251,7 +251,7 @@ EXPERIMENT = Experiment(
     effects=(
         Effect(
             "drift without batch norm divided by drift with batch norm",
-            " powers of ten",
+            " orders of magnitude",
             0.2,
             lambda measured: _drift_decades(measured, _WITHOUT, _WITH),
         ),
@@ -263,7 +263,7 @@ EXPERIMENT = Experiment(
         ),
         Effect(
             "drift with batch norm and noise divided by drift without batch norm",
-            " powers of ten",
+            " orders of magnitude",
             0.1,
             lambda measured: _drift_decades(measured, _NOISY, _WITHOUT),
         ),

@@ -368,7 +368,7 @@ EXPERIMENT = Experiment(
             "factor by which ReLU and He's weights, compared with a sigmoid and Glorot's weights, "
             "raise the ratio of the first layer's gradient to the last layer's gradient (plain "
             "network, no batch norm)",
-            " powers of ten",
+            " orders of magnitude",
             1.0,
             _difference(
                 _decades,
@@ -379,7 +379,7 @@ EXPERIMENT = Experiment(
         Effect(
             "factor by which skips raise the ratio of the first layer's gradient to the last "
             "layer's gradient (sigmoid, Glorot's weights, no batch norm)",
-            " powers of ten",
+            " orders of magnitude",
             1.0,
             _difference(
                 _decades,
@@ -390,7 +390,7 @@ EXPERIMENT = Experiment(
         Effect(
             "factor by which He's weights, compared with weights of standard deviation 0.01, raise "
             "the gradient of all layers together (plain network, ReLU, no batch norm)",
-            " powers of ten",
+            " orders of magnitude",
             1.0,
             _difference(
                 _total,
@@ -401,7 +401,7 @@ EXPERIMENT = Experiment(
         Effect(
             "factor by which skips reduce the growth of the gradient from the last to the first "
             "layer (batch norm, ReLU, He's weights)",
-            " powers of ten",
+            " orders of magnitude",
             1.1,  # a quarter of 53 * log10(1.21), the growth in theory
             _difference(
                 _decades,

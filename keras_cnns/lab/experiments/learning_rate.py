@@ -305,7 +305,7 @@ EXPERIMENT = Experiment(
         Effect(
             "final loss with the best constant learning rate divided by final loss with cosine "
             "decay",
-            " powers of ten",
+            " orders of magnitude",
             0.1,
             lambda measured: _log_ratio(measured, "cosine"),
         ),
