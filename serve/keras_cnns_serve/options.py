@@ -336,7 +336,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "--max-body-bytes": {
             "metavar": "BYTES",
-            "type": _bytes(1, 2**31),
+            "type": _bytes(1, 2**31 - 1),  # grpcio's maximum
             "help": "maximum size of a request body, such as 64MB; a larger one gets status 413 "
             "(default: %(default)s)",
         },

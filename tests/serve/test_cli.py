@@ -30,6 +30,7 @@ from tests.serve.processes import CLASSIFY, running
         ("models --threads 0", "argument --threads: '0' is not an integer from 1 to 1024"),
         ("models --max-pixels 1e6", "argument --max-pixels: '1e6' is not an integer"),
         ("models --max-body-bytes -1", "argument --max-body-bytes: '-1' is not a size from 1 to"),
+        ("models --max-body-bytes 2GiB", "argument --max-body-bytes: '2GiB' is not a size from"),
         ("models --max-json-bytes 3GiB", "argument --max-json-bytes: '3GiB' is not a size from"),
         ("models --memory-budget 1MB", "argument --memory-budget: '1MB' is not a size from 167"),
         ("models --memory-budget much", "argument --memory-budget: 'much' is not a size"),

@@ -1,7 +1,7 @@
 """Check the input tensors and output names of a request against the graph."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -70,10 +70,8 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
     images = inputs.get(expected.name)
     if images is not None and len(inputs) == 1 and _is_batch(images, expected):
         return images
-    wanted = f"{expected.name} must be integers from 0 to 255, of shape {shape_text(expected)}"
-    if set(inputs) != {expected.name}:
-        given = ", ".join(sorted(inputs)) or "nothing"
-        raise InvalidInputError(f"the only input must be {expected.name}, not {given}; {wanted}")
+    wanted = _wanted(expected)
+    check_names(manifest, inputs)
     images = inputs[expected.name]
     if images.shape[1:] != expected.shape[1:] or images.ndim != len(expected.shape):
         hint = "; to send one image, put it in a list" if images.shape == expected.shape[1:] else ""
@@ -89,6 +87,20 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
         if not 0 <= extreme <= 255:
             raise InvalidInputError(f"{wanted}, not {extreme}")
     return images.astype(np.uint8)
+
+
+def check_names(manifest: Manifest, names: Collection[str]) -> None:
+    """Raise InvalidInputError unless the only name is that of the graph's input."""
+    expected = manifest.input
+    if set(names) != {expected.name}:
+        given = ", ".join(sorted(names)) or "nothing"
+        raise InvalidInputError(
+            f"the only input must be {expected.name}, not {given:.200}; {_wanted(expected)}"
+        )
+
+
+def _wanted(expected: Tensor) -> str:
+    return f"{expected.name} must be integers from 0 to 255, of shape {shape_text(expected)}"
 
 
 def _check_floats(images: NDArray[Any], wanted: str) -> None:

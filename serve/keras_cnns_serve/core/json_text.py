@@ -76,8 +76,8 @@ def loads(body: bytes) -> Any:
         if b"NaN" in body or b"Infinity" in body:
             try:
                 value = json.loads(body)
-                # Raises an error for unpaired surrogates.
-                json.dumps(value, ensure_ascii=False).encode()
+                if b"\\ud" in body.lower():  # raises an error for unpaired surrogates
+                    json.dumps(value, ensure_ascii=False).encode()
                 return value
             except (ValueError, RecursionError):
                 pass  # report the first parser's error, whose message is more precise

@@ -178,6 +178,8 @@ def _model(path: Path, name: str, table: Any) -> ModelConfig:
 
 def _local(where: str, path: str, relative_to: Path) -> Path:
     path = path.removeprefix("file://")
+    if "\0" in path:
+        raise ConfigError(f"{where}: the path {path!r:.200} has a null character")
     if scheme := re.match("[A-Za-z][A-Za-z0-9+.-]*://", path):
         raise ConfigError(
             f"{where}: {path:.200} begins with {scheme[0]}, but only local directories are served; "

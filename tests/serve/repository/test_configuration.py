@@ -93,6 +93,7 @@ def test_reads_both_forms(tmp_path: Path, name: str, content: str) -> None:
             "[models.x]\npath = 's3://b/x'",
             "begins with s3://, but only local",
         ),
+        ("m.toml", '[models.x]\npath = "a\\u0000b"', "has a null character"),
         (
             "m.pbtxt",
             'model_config_list { config { name: "x" base_path: "gs://bucket/x" } }',

@@ -98,12 +98,15 @@ class OpenInferenceGrpc:
         self._dataplane.metadata(
             target
         )  # raises an error for an unknown model before the tensors are checked
+        is_converted = any(tensor.datatype in ("BF16", "BYTES") for tensor in request.inputs)
         # Values outside raw_input_contents are slow to parse.
-        size = 0 if request.raw_input_contents else request.ByteSize()
-        inputs, options = await parse(size, deadline, _parse_infer_request, request)
-        prediction, outputs = await service.infer(
-            self._dataplane, target, inputs, options, arrived, deadline
-        )
+        slow = is_converted or not request.raw_input_contents
+        size = request.ByteSize() if slow else 0
+        with self._dataplane.budget.claim(2 * size if is_converted else 0):
+            inputs, options = await parse(size, deadline, _parse_infer_request, request)
+            prediction, outputs = await service.infer(
+                self._dataplane, target, inputs, options, arrived, deadline
+            )
         return inference.ModelInferResponse(
             model_name=prediction.source.name,
             model_version=str(prediction.source.version),

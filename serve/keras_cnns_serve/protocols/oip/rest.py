@@ -15,6 +15,7 @@ from keras_cnns_serve.core.json_text import dumps, loads
 from keras_cnns_serve.core.prediction import Target, target_of
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
+from keras_cnns_serve.protocols.responding import NUMBER_BYTES, respond
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
 from keras_cnns_serve.transport.http.errors import error_reply, json_response
 
@@ -132,8 +133,8 @@ class OpenInferenceRest(RestEndpoints):
         if not length and body:
             inputs, options = raw_infer_request(body, manifest.input)
         else:
-            if b"BF16" in body[:length]:  # BF16 is converted; other binary data is not copied
-                request.claim.add(2 * len(body))
+            if self._slow_bytes(body, length) > length:
+                request.claim.add(2 * (len(body) - length))
             inputs, options = await self._parse_json(
                 request, deadline, manifest.input, length, parse_infer_request, body, length
             )
@@ -141,9 +142,27 @@ class OpenInferenceRest(RestEndpoints):
             prediction, outputs = await service.infer(
                 self._dataplane, target, inputs, options, request.arrived, deadline
             )
-        reply = format_infer_response(prediction, outputs, options.id)
+        reply = await respond(
+            self._dataplane.budget,
+            deadline,
+            sum(array.size for _, array in outputs),
+            NUMBER_BYTES,
+            format_infer_response,
+            prediction,
+            outputs,
+            options.id,
+        )
         reply.headers.append(server_timing(prediction.timing))
         return reply
+
+    def _slow_bytes(self, body: bytes, length: int) -> int:
+        """Return the length of the body if its binary data is converted, or else of its JSON.
+
+        BF16 and BYTES are converted; other datatypes are not copied. With a backslash, JSON can
+        write their names in other ways.
+        """
+        head = body[:length]
+        return len(body) if any(each in head for each in (b"BF16", b"BYTES", b"\\")) else length
 
 
 async def _document(request: StarletteRequest) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from keras_cnns_serve.core.prediction import Prediction, Target, best_indices
 from keras_cnns_serve.core.thresholds import is_unknown, threshold_of
 from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.protocols.parsing import bytes_array
+from keras_cnns_serve.protocols.responding import LABEL_BYTES, respond
 from keras_cnns_serve.repository.manifest import Tensor
 from keras_cnns_serve.repository.states import State
 
@@ -189,10 +190,14 @@ async def infer(
     outputs = options.outputs or [
         RequestedOutput(name, binary=options.binary) for name in prediction.outputs
     ]
-    answers = [
-        (each, _classes(prediction, each) if each.classes else prediction.outputs[each.name])
-        for each in outputs
-    ]
+    answers = []
+    for each in outputs:
+        values = prediction.outputs[each.name]
+        if each.classes:
+            values = await respond(
+                dataplane.budget, deadline, values.size, LABEL_BYTES, _classes, prediction, each
+            )
+        answers.append((each, values))
     threshold = threshold_of(prediction.source, *wanted)
     if threshold is not None:
         highest = prediction.outputs[_PROBABILITIES].max(axis=1).tolist()  # may be NaN

@@ -1,5 +1,6 @@
 """TensorFlow Serving's gRPC services, PredictionService and ModelService."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,11 @@ from google.protobuf.json_format import ParseDict
 from numpy.typing import NDArray
 
 from keras_cnns_serve.core.dataplane import Dataplane
-from keras_cnns_serve.core.inputs import check_count
-from keras_cnns_serve.core.prediction import Target
+from keras_cnns_serve.core.inputs import check_count, check_names
+from keras_cnns_serve.core.prediction import Prediction, Target
 from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.protocols.parsing import parse
+from keras_cnns_serve.protocols.responding import LABEL_BYTES, NUMBER_BYTES, respond
 from keras_cnns_serve.protos import tensorflow_serving
 from keras_cnns_serve.repository.configuration import from_proto
 from keras_cnns_serve.repository.files import ModelVersion
@@ -23,12 +25,13 @@ from .service import (
     IMAGE_FEATURE,
     PREDICT_METHOD,
     REGRESS_METHOD,
+    Signature,
     find_signature,
     infer_examples,
     model_version_status,
     signature_def,
 )
-from .tensor import to_array, to_proto
+from .tensor import conversion_size, to_array, to_proto
 
 
 class TensorFlowServingGrpc:
@@ -71,36 +74,40 @@ class TensorFlowServingGrpc:
         manifest = self._dataplane.metadata(target).manifest
         name = request.model_spec.signature_name
         signature = find_signature(manifest, name, PREDICT_METHOD)
-        contiguous = all(tensor.tensor_content for tensor in request.inputs.values())
-        # Values that are not in tensor_content are slow to parse.
-        size = 0 if contiguous else request.ByteSize()
-        inputs = await parse(size, deadline, self._arrays, request.inputs)
+        if not signature.encoded:
+            # Before the arrays are created, which can be much larger than the message.
+            check_names(manifest, request.inputs)
+        elif set(request.inputs) != {signature.inputs[0].name}:
+            raise InvalidInputError(_wanted(signature))
+        ((input_name, tensor),) = request.inputs.items()
         outputs = list(request.output_filter)
-        if signature.encoded:
-            contents = _contents(inputs, signature.inputs[0].name, signature.name)
-            prediction = await self._dataplane.predict_bytes(
-                target, contents, outputs=outputs, deadline=deadline
+        budget = self._dataplane.budget
+        with budget.claim() as claim:
+            size = conversion_size(tensor)
+            array = await parse(
+                size, deadline, to_array, tensor, input_name, self._max_bytes, claim
             )
-        else:
-            prediction = await self._dataplane.predict(
-                target, inputs, outputs=outputs, deadline=deadline
-            )
-        response = tensorflow_serving.PredictResponse(
-            model_spec=_spec(prediction.source, signature.name)
+            if signature.encoded:
+                if array.dtype != np.object_ or array.ndim != 1:
+                    raise InvalidInputError(_wanted(signature))
+                prediction = await self._dataplane.predict_bytes(
+                    target, array.tolist(), outputs=outputs, deadline=deadline
+                )
+            else:
+                prediction = await self._dataplane.predict(
+                    target, {input_name: array}, outputs=outputs, deadline=deadline
+                )
+        values = sum(each.size for each in prediction.outputs.values())
+        return await respond(
+            budget, deadline, values, NUMBER_BYTES, _predict_response, prediction, signature.name
         )
-        for output, values in prediction.outputs.items():
-            response.outputs[output].CopyFrom(to_proto(values))
-        return response
-
-    def _arrays(self, inputs: Any) -> dict[str, NDArray[Any]]:
-        return {name: to_array(tensor, name, self._max_bytes) for name, tensor in inputs.items()}
 
     async def classify(self, request: Any, deadline: float | None) -> Any:
         """Return all labels with their scores for each tf.Example."""
         contents = _images(request.input)
         result = await self._infer(request.model_spec, contents, CLASSIFY_METHOD, deadline)
         return tensorflow_serving.ClassificationResponse(
-            model_spec=result["model_spec"], result=result["classification_result"]
+            model_spec=result.model_spec, result=result.classification_result
         )
 
     async def regress(self, request: Any, deadline: float | None) -> Any:
@@ -108,13 +115,23 @@ class TensorFlowServingGrpc:
         contents = _images(request.input)
         result = await self._infer(request.model_spec, contents, REGRESS_METHOD, deadline)
         return tensorflow_serving.RegressionResponse(
-            model_spec=result["model_spec"], result=result["regression_result"]
+            model_spec=result.model_spec, result=result.regression_result
         )
 
     async def multi_inference(self, request: Any, deadline: float | None) -> Any:
         """Run several classify and regress tasks on the same tf.Examples."""
         if not request.tasks:
             raise InvalidInputError("Inference request must have at least one task")
+        names = {task.model_spec.name for task in request.tasks}
+        if len(names) > 1:
+            raise InvalidInputError(
+                "All ModelSpecs in a MultiInferenceRequest must access the same model name; they "
+                f"have {', '.join(sorted(names)):.200}"
+            )
+        signatures = Counter(task.model_spec.signature_name or DEFAULT for task in request.tasks)
+        name, count = signatures.most_common(1)[0]
+        if count > 1:
+            raise InvalidInputError(f"Duplicate evaluation of signature: {name:.80}")
         contents = _images(request.input)
         results = []
         for task in request.tasks:
@@ -128,23 +145,22 @@ class TensorFlowServingGrpc:
 
     async def _infer(
         self, spec: Any, contents: Sequence[bytes], method: str, deadline: float | None
-    ) -> dict[str, Any]:
-        """Return the fields of an InferenceResult."""
-        prediction, results = await infer_examples(
+    ) -> Any:
+        """Return an InferenceResult."""
+        prediction, values = await infer_examples(
             self._dataplane, _target(spec), spec.signature_name, contents, method, deadline
         )
-        model_spec = _spec(prediction.source, spec.signature_name or DEFAULT)
-        if method == REGRESS_METHOD:
-            regressions = [{"value": value} for value in results]
-            return {"model_spec": model_spec, "regression_result": {"regressions": regressions}}
-        classifications = [
-            {"classes": [{"label": label, "score": score} for label, score in row]}
-            for row in results
-        ]
-        return {
-            "model_spec": model_spec,
-            "classification_result": {"classifications": classifications},
-        }
+        name = spec.signature_name or DEFAULT
+        return await respond(
+            self._dataplane.budget,
+            deadline,
+            values.size,
+            LABEL_BYTES,
+            _inference_result,
+            prediction.source,
+            name,
+            values,
+        )
 
     async def get_model_metadata(self, request: Any, deadline: float | None) -> Any:
         """Return the signatures of a version."""
@@ -193,15 +209,32 @@ def _spec(source: ModelVersion, signature_name: str = "") -> dict[str, Any]:
     return {"name": source.name, "version": version, "signature_name": signature_name}
 
 
-def _contents(inputs: dict[str, NDArray[Any]], expected: str, signature: str) -> list[bytes]:
-    """Return the encoded images in a predict request."""
-    array = inputs.get(expected)
-    if len(inputs) != 1 or array is None or array.dtype != np.object_ or array.ndim != 1:
-        raise InvalidInputError(
-            f"the only input of the signature {signature} must be {expected}, strings of shape [N]"
-        )
-    contents: list[bytes] = array.tolist()
-    return contents
+def _wanted(signature: Signature) -> str:
+    """Describe the input of a signature for encoded images."""
+    name = signature.inputs[0].name
+    return f"the only input of the signature {signature.name} must be {name}, strings of shape [N]"
+
+
+def _predict_response(prediction: Prediction, signature_name: str) -> Any:
+    response = tensorflow_serving.PredictResponse(
+        model_spec=_spec(prediction.source, signature_name)
+    )
+    for output, values in prediction.outputs.items():
+        response.outputs[output].CopyFrom(to_proto(values))
+    return response
+
+
+def _inference_result(source: ModelVersion, signature_name: str, values: NDArray[Any]) -> Any:
+    """Return the InferenceResult for scores [N, K] of the labels, or for numbers [N]."""
+    result = tensorflow_serving.InferenceResult(model_spec=_spec(source, signature_name))
+    if values.ndim == 1:
+        for value in values.tolist():
+            result.regression_result.regressions.add(value=value)
+    for row in values.tolist() if values.ndim == 2 else ():
+        classes = result.classification_result.classifications.add().classes
+        for label, score in zip(source.labels, row, strict=True):
+            classes.add(label=label, score=score)
+    return result
 
 
 def _images(request_input: Any) -> list[bytes]:

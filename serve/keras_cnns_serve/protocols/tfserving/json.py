@@ -8,7 +8,7 @@ keys. Bytes have the form `{"b64": "..."}`.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -116,6 +116,13 @@ def format_predictions(outputs: Mapping[str, NDArray[Any]], format_: _Format) ->
         rows = zip(*outputs.values(), strict=True)
         values = [dict(zip(outputs, row, strict=True)) for row in rows]
     return dumps({"predictions" if format_ == "row" else "outputs": values})
+
+
+def format_results(values: NDArray[Any], labels: Sequence[str]) -> bytes:
+    """Return the response to a classify or regress request: scores [N, K], or numbers [N]."""
+    if values.ndim == 1:
+        return dumps({"results": values})
+    return dumps({"results": [list(zip(labels, row, strict=True)) for row in values]})
 
 
 def _document(body: bytes) -> dict[str, Any]:

@@ -12,10 +12,16 @@ from starlette.routing import Route
 from keras_cnns_serve.core.json_text import dumps
 from keras_cnns_serve.core.prediction import target_of
 from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
+from keras_cnns_serve.protocols.responding import LABEL_BYTES, NUMBER_BYTES, respond
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
 from keras_cnns_serve.transport.http.errors import error_reply, json_response
 
-from .json import format_predictions, parse_examples_request, parse_predict_request
+from .json import (
+    format_predictions,
+    format_results,
+    parse_examples_request,
+    parse_predict_request,
+)
 from .service import (
     CLASSIFY_METHOD,
     REGRESS_METHOD,
@@ -103,7 +109,16 @@ class TensorFlowServingRest(RestEndpoints):
                 )
             else:
                 prediction = await self._dataplane.predict(target, parsed.inputs, deadline=deadline)
-        answer = format_predictions(prediction.outputs, parsed.format)
+        outputs = prediction.outputs
+        answer = await respond(
+            self._dataplane.budget,
+            deadline,
+            sum(each.size for each in outputs.values()),
+            NUMBER_BYTES,
+            format_predictions,
+            outputs,
+            parsed.format,
+        )
         return Reply(answer, headers=[server_timing(prediction.timing)])
 
     async def examples(self, method: str, request: Request) -> Reply:
@@ -116,7 +131,16 @@ class TensorFlowServingRest(RestEndpoints):
             request, deadline, None, len(body), parse_examples_request, body
         )
         with request.cancelled_on_disconnect():
-            prediction, results = await infer_examples(
+            prediction, values = await infer_examples(
                 self._dataplane, target, parsed.signature_name, parsed.contents, method, deadline
             )
-        return Reply(dumps({"results": results}), headers=[server_timing(prediction.timing)])
+        answer = await respond(
+            self._dataplane.budget,
+            deadline,
+            values.size,
+            LABEL_BYTES,
+            format_results,
+            values,
+            prediction.source.labels,
+        )
+        return Reply(answer, headers=[server_timing(prediction.timing)])

@@ -5,9 +5,11 @@ keys are also the names of the fields of the gRPC messages.
 https://www.tensorflow.org/tfx/serving/api_rest
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from numpy.typing import NDArray
 
 from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.prediction import Prediction, Target
@@ -94,7 +96,7 @@ async def infer_examples(
     contents: Sequence[bytes],
     method: str,
     deadline: float | None,
-) -> tuple[Prediction, Iterable[Any]]:
+) -> tuple[Prediction, NDArray[Any]]:
     """Answer a classify or regress request.
 
     Args:
@@ -106,8 +108,8 @@ async def infer_examples(
         deadline: as for `Dataplane.predict_bytes`.
 
     Returns:
-        The prediction, and the results for the images: for a classify request, a list of (label,
-        score) for each image; for a regress request, a number for each image.
+        The prediction, and the results for the images: for a classify request, the scores of all
+        labels, [N, K]; for a regress request, a number for each image, [N].
 
     Raises:
         SignatureError: the signature does not exist, or has another method.
@@ -118,10 +120,7 @@ async def infer_examples(
         target, contents, outputs=(output,), deadline=deadline
     )
     values = prediction.outputs[output]
-    if method == REGRESS_METHOD:
-        return prediction, values.reshape(-1)
-    labels = prediction.source.labels
-    return prediction, [list(zip(labels, row, strict=True)) for row in values]
+    return prediction, values.reshape(-1) if method == REGRESS_METHOD else values
 
 
 def _examples_output(manifest: Manifest, signature_name: str, method: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_cnns_serve.core.limits import checked_shape
+from keras_cnns_serve.core.limits import MAX_RANK, Claim, checked_shape
 from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.protocols.parsing import bytes_array, from_bfloat16
 from keras_cnns_serve.protos import tensorflow
@@ -37,7 +37,15 @@ _BY_DTYPE = {
 }
 
 
-def to_array(tensor: Any, name: str, max_bytes: int) -> NDArray[Any]:
+def conversion_size(tensor: Any) -> int:
+    """Return about how many bytes or values `to_array` converts; 0 if it converts nothing."""
+    if tensor.tensor_content and tensor.dtype != tensorflow.DataType["DT_BFLOAT16"]:
+        return 0
+    sizes: list[int] = [dim.size for dim in tensor.tensor_shape.dim[: MAX_RANK + 1]]
+    return max(int(tensor.ByteSize()), math.prod(sizes))
+
+
+def to_array(tensor: Any, name: str, max_bytes: int, claim: Claim) -> NDArray[Any]:
     """Return the values of a TensorProto; bfloat16 becomes float32, strings become bytes.
 
     The values are either in `tensor_content`, or they are single values in the field of their type.
@@ -49,8 +57,10 @@ def to_array(tensor: Any, name: str, max_bytes: int) -> NDArray[Any]:
         tensor: the message.
         name: the tensor's name in error messages.
         max_bytes: maximum size of the array, which can be much larger than the message.
+        claim: receives the memory of an array that is not a view of the message.
 
     Raises:
+        QueueFullError: there is not enough free memory.
         InvalidInputError: the type is not supported, or the values do not fit the type and shape.
         InputTooLargeError: the array would be larger than `max_bytes`.
     """
@@ -66,6 +76,8 @@ def to_array(tensor: Any, name: str, max_bytes: int) -> NDArray[Any]:
     shape = checked_shape(sizes, np.dtype(dtype).itemsize, name, max_bytes)
     size = math.prod(shape) * np.dtype(dtype).itemsize
     content = tensor.tensor_content
+    if type_name == "DT_BFLOAT16":
+        claim.add(2 * size)  # of the float32 numbers
     if content:
         if type_name == "DT_STRING":
             raise InvalidInputError(
@@ -78,6 +90,8 @@ def to_array(tensor: Any, name: str, max_bytes: int) -> NDArray[Any]:
             )
         array = np.frombuffer(content, dtype).reshape(shape)
     else:
+        if type_name != "DT_STRING":
+            claim.add(size)
         array = _from_values(getattr(tensor, field), type_name, shape, name)
     return from_bfloat16(array) if type_name == "DT_BFLOAT16" else array
 

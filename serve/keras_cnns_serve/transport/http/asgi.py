@@ -387,7 +387,10 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
 
 
 def _expects_continue(scope: Scope) -> bool:
-    return any(name == b"expect" for name, _ in scope["headers"])
+    expected = (b"expect", b"100-continue")
+    return scope.get("http_version") != "1.0" and any(
+        (name, value.lower()) == expected for name, value in scope["headers"]
+    )
 
 
 async def _answer(route: FastRoute, request: Request) -> Reply | None:

@@ -291,6 +291,8 @@ class HttpProtocol(HttpToolsProtocol):
         if not self.url.startswith(b"/"):
             self._check_target()
         self._check_host()
+        if self.parser.get_http_version() == "1.0":  # has no interim responses (RFC 9110, 10.1.1)
+            self.expect_100_continue = False
         self._head_bytes = None
         if not self._upgrade_offered:
             super().on_headers_complete()

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,9 @@ from tensorflow_serving.apis import (
 
 from keras_cnns_serve.compose import create_grpc
 from keras_cnns_serve.core.dataplane import Dataplane
-from keras_cnns_serve.errors import InputTooLargeError
+from keras_cnns_serve.core.limits import Budget
+from keras_cnns_serve.core.servable import Options
+from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError, QueueFullError
 from keras_cnns_serve.protocols.tfserving.grpc import TensorFlowServingGrpc
 from keras_cnns_serve.protos import tensorflow_serving
 from tests.serve.conftest import LABELS, OUTPUTS, graph, grey, write_version
@@ -178,6 +181,39 @@ def test_the_image_of_the_context_is_copied_once(dataplane: Dataplane) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [([str(number) for number in range(50)], InvalidInputError), (["images"], QueueFullError)],
+    ids=["one message of 3 KB", "50 messages of 60 bytes"],
+)
+def test_repeated_values_take_no_more_memory_than_the_budget(
+    models: Path, names: list[str], error: type[Exception]
+) -> None:
+    """They would be 1.6 GB."""
+    shape = {"dim": [{"size": size} for size in (2**17, 8, 8, 1)]}
+    tensor = {"dtype": "DT_FLOAT", "tensor_shape": shape, "float_val": [0, 1]}
+    request = tensorflow_serving.PredictRequest(
+        model_spec={"name": "grey"}, inputs=dict.fromkeys(names, tensor)
+    )
+    budget = Budget(100 * 10**6)
+    dataplane = Dataplane.open(models, options=Options(budget=budget))
+    service = TensorFlowServingGrpc(dataplane, 2**25)
+
+    async def ask() -> list[Any]:
+        calls = [service.predict(request, time.monotonic() + 20) for _ in range(50)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    tracemalloc.start()
+    try:
+        answers = asyncio.run(ask())
+        assert sum(isinstance(answer, error) for answer in answers) >= 48
+        assert tracemalloc.get_traced_memory()[1] < 300 * 10**6
+    finally:
+        tracemalloc.stop()
+        dataplane.close(5)
+    assert budget.used == 0
+
+
 def test_examples_are_counted_before_they_are_read(dataplane: Dataplane) -> None:
     """A list of millions would keep the event loop busy for seconds."""
     request = tensorflow_serving.ClassificationRequest(
@@ -189,11 +225,38 @@ def test_examples_are_counted_before_they_are_read(dataplane: Dataplane) -> None
 
 def test_multi_inference(prediction: Any) -> None:
     task = {"model_spec": {"name": "grey"}, "method_name": "tensorflow/serving/classify"}
-    request = inference_pb2.MultiInferenceRequest(tasks=[task, task], input=examples(*IMAGES))
+    named = {**task, "model_spec": {"name": "grey", "signature_name": "classify"}}
+    request = inference_pb2.MultiInferenceRequest(tasks=[task, named], input=examples(*IMAGES))
     results = prediction.MultiInference(request).results
     assert len(results) == 2
     for result in results:
         assert len(result.classification_result.classifications) == 2
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        ([("grey", ""), ("grey", "serving_default")], "evaluation of signature: serving_default"),
+        ([("grey", "classify"), ("two", "")], "must access the same model name; they have grey, t"),
+    ],
+)
+def test_multi_inference_runs_each_signature_of_one_model_once(
+    prediction: Any, specs: list[tuple[str, str]], message: str
+) -> None:
+    """As in TensorFlow Serving. A thousand equal tasks would be a thousand times the work."""
+    tasks = [
+        {
+            "model_spec": {"name": name, "signature_name": signature},
+            "method_name": "tensorflow/serving/classify",
+        }
+        for name, signature in specs
+    ]
+    with pytest.raises(grpc.RpcError) as refused:
+        prediction.MultiInference(
+            inference_pb2.MultiInferenceRequest(tasks=tasks, input=examples(*IMAGES))
+        )
+    assert refused.value.code() == Code.INVALID_ARGUMENT
+    assert message in refused.value.details()
 
 
 def test_metadata(prediction: Any) -> None:

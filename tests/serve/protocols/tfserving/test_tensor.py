@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
+from keras_cnns_serve.core.limits import Budget
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
-from keras_cnns_serve.protocols.tfserving.tensor import to_array, to_proto
+from keras_cnns_serve.protocols.tfserving.tensor import conversion_size, to_array, to_proto
 from keras_cnns_serve.protos import tensorflow
 
 MAX = 10_000
@@ -25,6 +26,10 @@ def theirs(message: Any) -> Any:
     return TensorProto.FromString(message.SerializeToString())
 
 
+def read(message: Any) -> Any:
+    return to_array(message, "x", MAX, Budget(2**20).claim())
+
+
 def values(dtype: str, shape: tuple[int, ...] = (2, 3)) -> Any:
     return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
 
@@ -33,7 +38,7 @@ def values(dtype: str, shape: tuple[int, ...] = (2, 3)) -> Any:
 @pytest.mark.parametrize("shape", [(2, 3), (0, 3), (), (1,), (1, 5)])
 def test_contents_are_read_as_they_were_written(dtype: str, shape: tuple[int, ...]) -> None:
     expected = values(dtype, shape)
-    array = to_array(ours(tf.make_tensor_proto(expected)), "x", MAX)
+    array = read(ours(tf.make_tensor_proto(expected)))
     assert array.dtype == expected.dtype
     np.testing.assert_array_equal(array, expected)
 
@@ -46,7 +51,7 @@ def test_what_is_written_tensorflow_reads(dtype: str) -> None:
     array = tf.make_ndarray(theirs(message))
     assert array.dtype == expected.dtype
     np.testing.assert_array_equal(array, expected)
-    np.testing.assert_array_equal(to_array(message, "x", MAX), expected)
+    np.testing.assert_array_equal(read(message), expected)
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 100_000])
@@ -57,7 +62,7 @@ def test_floats_stand_in_float_val(count: int) -> None:
 
 def test_strings() -> None:
     expected = np.array([[b"\xff\xd8\x00\x00", b""], [b"abc", b"\x00"]], np.object_)
-    array = to_array(ours(tf.make_tensor_proto(expected)), "x", MAX)
+    array = read(ours(tf.make_tensor_proto(expected)))
     np.testing.assert_array_equal(array, expected)
     np.testing.assert_array_equal(tf.make_ndarray(theirs(to_proto(expected))), expected)
 
@@ -71,7 +76,7 @@ def test_bfloat16_is_widened() -> None:
         half_val=np.frombuffer(contents.tensor_content, np.uint16).tolist(),
     )
     for message in (contents, one_by_one):
-        array = to_array(ours(message), "x", MAX)
+        array = read(ours(message))
         assert array.dtype == np.float32
         assert array.tolist() == [1.5, -2.0, 3.25]
 
@@ -93,7 +98,7 @@ def test_fewer_values_than_the_shape_has(dtype: str, given: dict[str, Any]) -> N
         dtype=dtype, tensor_shape={"dim": [{"size": 2}, {"size": 3}]}, **given
     )
     expected = tf.make_ndarray(theirs(message)) if given else np.zeros((2, 3), np.float32)
-    np.testing.assert_array_equal(to_array(message, "x", MAX), expected)
+    np.testing.assert_array_equal(read(message), expected)
 
 
 def shaped(*sizes: int, **fields: Any) -> dict[str, Any]:
@@ -146,4 +151,27 @@ def test_what_is_wrong_is_said(
     fields: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        to_array(tensorflow.TensorProto(**fields), "x", MAX)
+        read(tensorflow.TensorProto(**fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "claimed"),
+    [
+        (shaped(1000, tensor_content=bytes(1000)), 0),  # a view of the message
+        (shaped(1000, int_val=[1, 2]), 1000),
+        (shaped(1000, dtype="DT_FLOAT", float_val=[1, 2]), 4000),
+        (shaped(1000, dtype="DT_BFLOAT16", half_val=[1, 2]), 6000),
+        (shaped(1000, dtype="DT_BFLOAT16", tensor_content=bytes(2000)), 4000),
+    ],
+)
+def test_the_memory_of_an_array_is_claimed(fields: dict[str, Any], claimed: int) -> None:
+    message, claim = tensorflow.TensorProto(**fields), Budget(2**20).claim()
+    to_array(message, "x", MAX, claim)
+    assert claim.size == claimed
+    assert (conversion_size(message) >= 1000) == bool(claimed)
+
+
+def test_an_array_for_which_there_is_no_memory_is_not_created() -> None:
+    message = tensorflow.TensorProto(**shaped(1000, int_val=[1, 2]))
+    with pytest.raises(InputTooLargeError, match="the request needs about"):
+        to_array(message, "x", MAX, Budget(1000).claim())

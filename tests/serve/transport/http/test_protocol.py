@@ -290,6 +290,13 @@ def test_the_length_of_a_head_is_limited(pieces: list[bytes], received: bytes) -
     assert asyncio.run(talk(app_of(echo), pieces)).startswith(received)
 
 
+def test_a_client_of_http_1_0_gets_no_interim_response() -> None:
+    request = post(b"body", b"expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
+    received = asyncio.run(talk(app_of(echo), [request]))
+    assert received.startswith(b"HTTP/1.1 200 OK")
+    assert b"<body>" in received
+
+
 CHUNKED_HEAD = post(b"").replace(b"content-length: 0", b"transfer-encoding: chunked")
 
 
