@@ -31,6 +31,7 @@ SHORT = (
     "continuation",
     "unfinished-messages",
     "gzip-messages",
+    "repeated-values",
 )
 
 

@@ -71,6 +71,9 @@ ATTACKS = {
     # gRPC messages
     "unfinished-calls": Attack("2,000 calls without a message", on_grpc.unfinished_calls),
     "unfinished-messages": Attack("40 messages, 30 of 31 MB sent", on_grpc.unfinished_messages),
+    "repeated-values": Attack(
+        "100 clients, tensors of 32 MiB from two values", on_grpc.repeated_values
+    ),
     "gzip-messages": Attack("40 messages of 31 MB in 30 KB of gzip", on_grpc.gzip_messages),
     **{
         name: Attack(f"PredictRequests of 6 to 31 MB: {name[3:]}", on_grpc.messages(PREDICT, name))

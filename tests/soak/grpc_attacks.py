@@ -132,6 +132,19 @@ def messages(path: str, case: str) -> Callable[[Target], Awaitable[None]]:
     return attack
 
 
+async def repeated_values(target: Target) -> None:
+    """Send small messages whose tensors have few values and a large shape."""
+    kinds = [payloads.repeated_values(target.model, target.side, inputs) for inputs in (1, 1_400)]
+    messages = cycle(kinds)
+
+    async def client() -> None:
+        async with target.channel() as channel:
+            while True:
+                await target.call(channel, PREDICT, next(messages))
+
+    await repeat(target, 100, client)
+
+
 async def gzip_messages(target: Target) -> None:
     """Send messages of 31 MB that gzip has made small enough for a stream's first window."""
     packed = gzip.compress(payloads.protobuf("v2-uint_contents"), 9)

@@ -138,6 +138,16 @@ def _tensor_v2(datatype: bytes, contents: bytes) -> bytes:
     return _V2 + field(5, tensor)
 
 
+def repeated_values(model: str, side: int, inputs: int) -> bytes:
+    """Return a PredictRequest with inputs of two numbers, which fill 32 MiB of float32 each."""
+    sizes = (2**23 // side**2, side, side, 1)
+    shape = b"".join(field(2, bytes([8]) + varint(size)) for size in sizes)
+    tensor = bytes([8, 1]) + field(2, shape) + field(5, struct.pack("<2f", 0, 1))  # DT_FLOAT
+    names = [b"images", *(b"%d" % number for number in range(1, inputs))]
+    entries = (field(2, field(1, name) + field(2, tensor)) for name in names)
+    return field(1, field(1, model.encode())) + b"".join(entries)
+
+
 @cache
 def protobuf(case: str) -> bytes:
     """Return a hostile message by its name in PROTOBUF_V1 or PROTOBUF_V2."""
