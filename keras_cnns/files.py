@@ -57,18 +57,25 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; flush it to disk and rename it to `path`.
 
     A reader always finds either the previous file or the complete new file, even after a crash. If
     the block fails, the previous file stays unchanged. The temporary path has the suffixes of
     `path`.
 
+    Args:
+        path: the file.
+        is_shared: whether other processes may write the same file at the same time; the temporary
+            path then contains the number of the process. By default, it is the same in each
+            process, so that a killed process leaves at most one temporary file.
+
     Raises:
         OSError: for example, the disk is full; the error's `filename` is `path`.
     """
     stem, dot, suffixes = path.name.partition(".")
-    partial = path.with_name(f"{stem}{PARTIAL}{dot}{suffixes}")
+    process = f"-{os.getpid()}" if is_shared else ""
+    partial = path.with_name(f"{stem}{PARTIAL}{process}{dot}{suffixes}")
     try:
         yield partial
         flush(partial)
@@ -94,7 +101,7 @@ def flush(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
-    with replacing(path) as partial:
+    with replacing(path, is_shared=True) as partial:
         partial.write_text(text, "utf-8")
 
 
@@ -105,7 +112,7 @@ def encode_names(text: str) -> bytes:
 
 def write_names(path: Path, text: str) -> None:
     """Write a text that contains file names, encoded by `encode_names`; the write is atomic."""
-    with replacing(path) as partial:
+    with replacing(path, is_shared=True) as partial:
         partial.write_bytes(encode_names(text))
 
 

@@ -1,7 +1,25 @@
-"""Escape cells of CSV files so that no spreadsheet reads them as formulas."""
+"""Write CSV, and escape cells so that no spreadsheet reads them as formulas."""
+
+import csv
+import io
+from collections.abc import Iterable
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 _QUOTE = "'"
+
+
+def format_csv(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows as lines of CSV, each of which ends with "\\n"."""
+    text = io.StringIO()
+    plain = csv.writer(text, lineterminator="\n")
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:
+        cells = list(row)
+        # Before Python 3.13, `csv` writes a carriage return, which is possible in a file name,
+        # without quotes, and cannot read it again.
+        has_return = any("\r" in cell for cell in cells if isinstance(cell, str))
+        (quoting if has_return else plain).writerow(cells)
+    return text.getvalue()
 
 
 def escape_cell(text: str) -> str:

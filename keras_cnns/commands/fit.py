@@ -89,13 +89,15 @@ def fit(
         if dry_run:
             print(plan.make_plan(request, download=False).recipe, end="")
             return
-        if path.exists():
+        if not path.exists():
+            if (run / CONFIG).exists():
+                raise ValueError(f"{run} is a run of another recipe; choose another directory")
+            made = plan.make_plan(request)
+        if path.exists():  # an equal command may have written it while this one measured
             plan.check_plan(run, request)
             print(f"{path}: going on with this recipe")
-        elif (run / CONFIG).exists():
-            raise ValueError(f"{run} is a run of another recipe; choose another directory")
         else:
-            plan.write_plan(plan.make_plan(request), run)
+            plan.write_plan(made, run)
             print(f"{path}: the recipe, and why each value was chosen")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

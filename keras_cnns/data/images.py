@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _FORMAT_NAMES = "JPEG, PNG, WebP, BMP or GIF"
 _MODES = {1: "L", 3: "RGB"}
+_MAX_FILE_BYTES = 256 * 10**6
 _ORIENTATION = 0x0112  # the tag in EXIF
 
 # Pillow warns about unusual metadata, such as truncated EXIF, in photographs that it reads
@@ -51,9 +52,25 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
         OSError: the file cannot be read.
     """
     try:
-        return read_pixels(Path(path).read_bytes(), channels)
+        return read_pixels(read_content(Path(path)), channels)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def read_content(path: Path) -> bytes:
+    """Return the content of an image file.
+
+    Raises:
+        ValueError: the file is far too large for an image.
+        OSError: the file cannot be read.
+    """
+    size = path.stat().st_size
+    if size > _MAX_FILE_BYTES:
+        raise ValueError(
+            f"it has {size / 1e6:,.0f} MB; an image file can have at most "
+            f"{_MAX_FILE_BYTES / 1e6:,.0f} MB"
+        )
+    return path.read_bytes()
 
 
 def read_pixels(content: bytes, channels: int = 3) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Plan a training for a folder of photos: a recipe with its reasons, written beside the run."""
 
-import csv
 import io
 import os
 import shlex
@@ -31,6 +30,7 @@ from keras_cnns.fit.photos import SIZES, Photos, examine, measure_levels
 from keras_cnns.messages import print_message
 from keras_cnns.recipes import Recipe, parse_overrides
 from keras_cnns.registry import find
+from keras_cnns.spreadsheets import format_csv
 
 LEFT_OUT = "left_out.csv"
 _COMMAND = "#     keras-cnns fit "  # how the line of the recipe with the command begins
@@ -372,8 +372,4 @@ def _comment(text: str) -> str:
 
 
 def _format_left_out(photos: Photos) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("file", "reason"))
-    writer.writerows(photos.left_out)
-    return text.getvalue()
+    return format_csv([("file", "reason"), *photos.left_out])

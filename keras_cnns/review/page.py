@@ -1,7 +1,5 @@
 """The page `review.html`: pictures of the suspicious labels, and how to correct them."""
 
-import csv
-import io
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from keras_cnns.report import page
 from keras_cnns.review.scores import Ranking
 from keras_cnns.review.table import TABLE, relative_name
 from keras_cnns.runs.names import CONFIG
-from keras_cnns.spreadsheets import escape_cell
+from keras_cnns.spreadsheets import escape_cell, format_csv
 from keras_cnns.training.folds import OutOfFold, fold_path
 
 _PICTURES = 240  # maximum number of pictures
@@ -168,15 +166,13 @@ def _instructions(
 
 def _example(recipe: Recipe, found: OutOfFold, ranking: Ranking) -> str:
     """Return a corrections file for the most suspicious images."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((FILE, LABEL, EXCLUDE))
+    rows = [(FILE, LABEL, EXCLUDE)]
     for number, i in enumerate(ranking.order[:_EXAMPLES].tolist()):
         is_last = number == _EXAMPLES - 1
         label = "" if is_last else escape_cell(str(found.classes[ranking.suggested[i]]))
         name = escape_cell(relative_name(str(found.files[i]), recipe.data))
-        writer.writerow((name, label, YES if is_last else ""))
-    return "\n".join(map(printable, text.getvalue().splitlines()))
+        rows.append((name, label, YES if is_last else ""))
+    return "\n".join(map(printable, format_csv(rows).splitlines()))
 
 
 def _pairs(found: OutOfFold, ranking: Ranking) -> page.Block:

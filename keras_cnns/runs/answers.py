@@ -6,7 +6,6 @@ written unchanged, even names that begin with `=`, `+`, `-` or `@`: see `docs/tr
 """
 
 import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,9 +17,11 @@ import numpy as np
 
 from keras_cnns.files import naming_the_file, replacing
 from keras_cnns.runs.image_files import describe_problem, read_files
+from keras_cnns.runs.lock import lock
 from keras_cnns.runs.predictions import predictor
 from keras_cnns.runs.run import Run
 from keras_cnns.runs.selective import is_answered
+from keras_cnns.spreadsheets import format_csv
 
 _SUFFIXES = (".csv", ".jsonl")
 _DECIMALS = 6  # number of decimals of a probability
@@ -97,8 +98,8 @@ class AnswerFile:
             has_threshold: whether the rows have a value `unknown`.
 
         Raises:
-            ValueError: the suffix is neither .csv nor .jsonl, or the existing file contains other
-                columns or no predictions.
+            ValueError: the suffix is neither .csv nor .jsonl, the existing file contains other
+                columns or no predictions, or another process is writing to it.
             OSError: the file cannot be read or written.
         """
         if path.suffix.lower() not in _SUFFIXES:
@@ -110,12 +111,19 @@ class AnswerFile:
             self._columns += [f"label_{rank}", f"probability_{rank}"]
         self._columns += [*(["unknown"] if has_threshold else []), "error"]
         self.finished: dict[str, bool] = {}
-        if path.exists():
-            self._resume()
         # Bytes of a name that are not UTF-8 are written unchanged.
         self._file = path.open("a", encoding="utf-8", errors="surrogateescape", newline="")
-        if self._is_csv and self._file.tell() == 0:
-            csv.writer(self._file, lineterminator="\n").writerow(self._columns)
+        try:
+            lock(self._file.fileno())
+            self._resume()
+        except BlockingIOError:
+            self._file.close()
+            raise ValueError(f"another process is writing to {path}") from None
+        except BaseException:
+            self._file.close()
+            raise
+        if self._is_csv and path.stat().st_size == 0:
+            self._file.write(format_csv([self._columns]))
 
     def __enter__(self) -> "AnswerFile":
         return self
@@ -141,10 +149,7 @@ class AnswerFile:
                 cells[0] = ""
             if self._has_threshold:
                 cells.append("" if answer.error else str(answer.unknown).lower())
-            line = io.StringIO()
-            writer = csv.writer(line, lineterminator="\n")
-            writer.writerow([answer.file, *cells, answer.error])
-            return line.getvalue()
+            return format_csv([[answer.file, *cells, answer.error]])
         row: dict[str, object] = {"file": answer.file}
         if answer.error:
             row["error"] = answer.error

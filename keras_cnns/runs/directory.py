@@ -102,11 +102,12 @@ def begin(
                 f"the training in {path} was begun with {', '.join(changed)}: "
                 "its metrics may change"
             )
+    # The recipe is written first: a directory with other files, but without a recipe, is not a run.
+    write_text(path / CONFIG, format_recipe(with_absolute_paths(recipe)))
     write_text(path / LABELS, "".join(f"{label}\n" for label in labels))
     text = _README_TEXT.format(model=recipe.model.name, data=recipe.data.name)
     write_text(path / README, text)
     write_json(path / ENVIRONMENT, environment)
-    write_text(path / CONFIG, format_recipe(with_absolute_paths(recipe)))
 
 
 def _check_recipe(path: Path, recipe: Recipe) -> None:

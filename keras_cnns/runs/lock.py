@@ -1,4 +1,4 @@
-"""Lock a run directory, so that only one process trains in it."""
+"""Lock run directories and files against other processes."""
 
 import os
 from collections.abc import Iterator
@@ -19,8 +19,11 @@ def locked(directory: Path) -> Iterator[None]:
     """
     is_new = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
-    descriptor = _lock(directory)
+    # Windows cannot open a directory.
+    descriptor = os.open(directory, os.O_RDONLY) if os.name == "posix" else None
     try:
+        if descriptor is not None:
+            lock(descriptor)
         yield
     finally:
         if is_new and not any(directory.iterdir()):
@@ -29,16 +32,19 @@ def locked(directory: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _lock(directory: Path) -> int | None:
-    """Lock a directory and return the descriptor that holds the lock; None on Windows."""
+def lock(descriptor: int) -> None:
+    """Lock an open file or directory until it is closed, if the system can.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+    """
     try:
         import fcntl
     except ImportError:
-        return None
-    descriptor = os.open(directory, os.O_RDONLY)
+        return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(descriptor)
+    except BlockingIOError:
         raise
-    return descriptor
+    except OSError:  # a file system without locks
+        pass

@@ -1,7 +1,6 @@
 """Read and write the CSV files of a run directory."""
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 
 from keras_cnns.files import ENCODING
 from keras_cnns.runs.renamed_metrics import current_name
+from keras_cnns.spreadsheets import format_csv
 
 Row = dict[str, float]
 Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no value
@@ -51,9 +51,5 @@ def to_columns(rows: Sequence[Row]) -> Columns:
 
 def format_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, header: bool) -> str:
     """Return rows as lines of CSV; missing values are empty, and surplus values are left out."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    cells = [[row.get(column, "") for column in columns] for row in rows]
+    return format_csv([columns, *cells] if header else cells)

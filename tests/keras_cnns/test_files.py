@@ -1,12 +1,15 @@
 """Text files from any editor, and files that cannot be written."""
 
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from keras_cnns import files
 from keras_cnns.files import describe_os_error, read_labels, read_text, write_text
 from keras_cnns.runs.answers import Answer, AnswerFile
 
@@ -70,6 +73,26 @@ def test_an_error_of_a_write_names_the_file(tmp_path: Path) -> None:
         write_text(path, "x" * 100)
     assert describe_os_error(caught.value) == f"cannot write {path}: File too large"
     assert not list(tmp_path.iterdir())
+
+
+WRITE = """
+import runpy, sys
+from pathlib import Path
+write_text = runpy.run_path(sys.argv[1])["write_text"]  # alone, without the packages around it
+for _ in range(300):
+    write_text(Path(sys.argv[2]), sys.argv[3] * 10_000)
+"""
+
+
+def test_two_processes_may_write_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("a" * 10_000)
+    commands = [[sys.executable, "-c", WRITE, files.__file__, str(path), text] for text in "ab"]
+    writers = [subprocess.Popen(command) for command in commands]
+    while any(writer.poll() is None for writer in writers):
+        assert len(path.read_text()) == 10_000
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_rows_that_cannot_be_written_name_their_file(tmp_path: Path) -> None:

@@ -221,6 +221,8 @@ def test_other_files_are_listed_and_do_not_stop_a_training(tmp_path: Path) -> No
     (tmp_path / "a" / "Thumbs.db").write_bytes(bytes(100))
     (tmp_path / "a" / ".DS_Store").write_bytes(bytes(100))
     (tmp_path / "a" / "._1.png").write_bytes(bytes(100))
+    with (tmp_path / "a" / "clip.mov").open("wb") as video:
+        video.truncate(2**35)  # which no memory could hold
     (tmp_path / "README").write_text("photos")
     (tmp_path / "0.png").write_bytes(picture(-1 % 2**32))
     (tmp_path / "__MACOSX" / "a").mkdir(parents=True)
@@ -236,9 +238,18 @@ def test_other_files_are_listed_and_do_not_stop_a_training(tmp_path: Path) -> No
             "a/.DS_Store",
             "a/._1.png",
             "a/Thumbs.db",
+            "a/clip.mov",
             "a/notizen.txt",
         ),
     }
+
+
+def test_a_file_that_is_far_too_large_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, {"a": 60, "b": 60})
+    with (tmp_path / "a" / "photo.jpg").open("wb") as file:
+        file.truncate(2**35)
+    with pytest.raises(FolderError, match=r"photo.jpg: it has 34,360 MB; an image file can have"):
+        open_all(tmp_path)
 
 
 def test_formats_to_convert_are_refused_with_a_command(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from keras_cnns.training import Run, predict
 RANKED = (("cat", 0.7512345), ("dog", 0.25))
 # Spreadsheets take some of these names for formulas; others contain separators of cells and rows.
 NAMES = ["=1+1.png", "+a.png", "-b.png", "@c.png", 'a,"b".png', "two\nlines.png", "ä.png"]
+NAMES += ["carriage\rreturn.png"]
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -42,6 +43,17 @@ def test_names_stay_as_they_are(tmp_path: Path, suffix: str) -> None:
     with AnswerFile(path, 2) as file:
         assert file.finished == dict.fromkeys(names, False) | {"bad.png": True}
     assert read(path) == rows
+
+
+def test_two_processes_do_not_write_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "answers.csv"
+    with AnswerFile(path, 2) as first:
+        with pytest.raises(ValueError, match=r"^another process is writing to .*answers\.csv$"):
+            AnswerFile(path, 2)
+        first.append([Answer("x.png", RANKED)])
+    with AnswerFile(path, 2) as second:
+        assert second.finished == {"x.png": False}
+    assert len(read(path)) == 1
 
 
 def test_the_columns(tmp_path: Path) -> None:

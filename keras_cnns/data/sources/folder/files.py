@@ -16,7 +16,7 @@ from rich.progress import track
 
 from keras_cnns.cores import available_cores
 from keras_cnns.data.decoding import decode_as_pillow, set_upright
-from keras_cnns.data.images import read_header, read_pixels
+from keras_cnns.data.images import read_content, read_header, read_pixels
 from keras_cnns.data.sources.cache import read_times
 from keras_cnns.data.sources.folder.appearance import measure_appearance
 from keras_cnns.data.sources.folder.cache import FolderCache
@@ -194,7 +194,7 @@ def inspect_file(
     try:
         if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
             raise ValueError("not a regular file")
-        content = path.read_bytes()
+        content = read_content(path)
         digest, kind = hashlib.sha256(content).hexdigest(), _convertible_format(content)
         if kind:
             raise ValueError(f"its format is {kind}, which must be converted first")

@@ -139,7 +139,11 @@ def _walk(folder: Path, links: list[Path]) -> Iterator[Path]:
 
     Links to folders are not followed, and are appended to `links`.
     """
-    for directory, subdirectories, names in os.walk(folder):
+
+    def fail(error: OSError) -> None:
+        raise ValueError(f"cannot read the folder {error.filename}: {error.strerror}")
+
+    for directory, subdirectories, names in os.walk(folder, onerror=fail):
         subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
         links += [each for name in subdirectories if (each := Path(directory, name)).is_symlink()]
         yield from (Path(directory, name) for name in names)

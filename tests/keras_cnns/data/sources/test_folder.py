@@ -1,5 +1,6 @@
 """Folders of images: read as they are, split by content, refused where they cannot be read."""
 
+import errno
 import io
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -281,6 +283,25 @@ def test_check_finds_copies_across_split_folders(photos: Path, tmp_path: Path) -
     result = CliRunner().invoke(app, ["data", "check", str(photos)])
     assert result.exit_code == 0
     assert "no errors: the folder can be trained on" in result.output
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root, who may run the tests, can read every folder."""
+    for name in ("cat", "dog", "owl"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "0.png")
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "owl":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"cannot read the folder .*owl: Permission denied"):
+        scan_folder(tmp_path)
 
 
 def test_folders_that_are_none_say_so(tmp_path: Path) -> None:
