@@ -2,8 +2,8 @@
 
     python benchmarks/imbalance.py [--quick] [--json FILE] [--seeds N] [--method NAME]
 
-The data are the built-in digits with uneven classes, 1:50: half of the classes have 100 training
-images each, and the other half have 2 each (the step imbalance of Buda et al. 2018,
+The data are the built-in digits with imbalanced classes, 1:50: half of the classes have 100
+training images each, and the other half have 2 each (the step imbalance of Buda et al. 2018,
 arXiv:1710.05381). The seed determines which digits are rare, which images are used, and the
 randomness of the training. The whole test split is used, with about 36 images of each digit.
 ResNet-8 is trained from scratch with the settings of the recipe digits-resnet20, for about as many
@@ -60,7 +60,7 @@ METRICS = ("worst recall", "rare recall", "balanced accuracy", "accuracy")
 
 
 def write_photos(root: Path, seed: int) -> np.ndarray:
-    """Write the uneven digits as a folder of images.
+    """Write the imbalanced digits as a folder of images.
 
     Return the number of training images of each class.
     """

@@ -4,6 +4,7 @@ import codecs
 import errno
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,16 +67,14 @@ def replacing(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
 
     Args:
         path: the file.
-        is_shared: whether other processes may write the same file at the same time; the temporary
-            path then contains the number of the process. By default, it is the same in each
-            process, so that a killed process leaves at most one temporary file.
+        is_shared: whether other processes may write the same file at the same time. The temporary
+            path then contains a random number. By default, it is always the same, so that killed
+            processes together leave at most one temporary file.
 
     Raises:
         OSError: for example, the disk is full; the error's `filename` is `path`.
     """
-    stem, dot, suffixes = path.name.partition(".")
-    process = f"-{os.getpid()}" if is_shared else ""
-    partial = path.with_name(f"{stem}{PARTIAL}{process}{dot}{suffixes}")
+    partial = _temporary(path, is_shared=is_shared)
     try:
         yield partial
         flush(partial)
@@ -90,6 +89,13 @@ def replacing(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
         raise
 
 
+def _temporary(path: Path, *, is_shared: bool) -> Path:
+    """Return the path of the temporary file of `replacing`."""
+    stem, dot, suffixes = path.name.partition(".")
+    number = f"-{uuid.uuid4().hex[:12]}" if is_shared else ""
+    return path.with_name(f"{stem}{PARTIAL}{number}{dot}{suffixes}")
+
+
 def flush(path: Path) -> None:
     """Flush a file's content, or a directory's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -99,10 +105,30 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, in UTF-8."""
-    with replacing(path, is_shared=True) as partial:
+def write_text(path: Path, text: str, *, is_shared: bool = False) -> None:
+    """Write a text file atomically, in UTF-8; `is_shared` is that of `replacing`."""
+    with replacing(path, is_shared=is_shared) as partial:
         partial.write_text(text, "utf-8")
+
+
+def create_text(path: Path, text: str) -> None:
+    """Write a new text file atomically, in UTF-8.
+
+    Raises:
+        FileExistsError: the file exists already; it is not changed.
+    """
+    partial = _temporary(path, is_shared=True)
+    try:
+        partial.write_text(text, "utf-8")
+        flush(partial)
+        try:
+            os.link(partial, path)  # unlike a renamed file, a link replaces no file
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def encode_names(text: str) -> bytes:
@@ -110,9 +136,9 @@ def encode_names(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def write_names(path: Path, text: str) -> None:
-    """Write a text that contains file names, encoded by `encode_names`; the write is atomic."""
-    with replacing(path, is_shared=True) as partial:
+def write_names(path: Path, text: str, *, is_shared: bool = False) -> None:
+    """Write a text that contains file names, encoded by `encode_names`, as `write_text` does."""
+    with replacing(path, is_shared=is_shared) as partial:
         partial.write_bytes(encode_names(text))
 
 

@@ -112,6 +112,7 @@ def _export_run(
     in_order(options.formats)
     run = open_run(Path(run_directory))
     data, splits = run.recipe.data, Splits(run.recipe.data)
+    run.check_classes(splits.labels)
     validation = splits.open(data.validation_split, batch_size=BATCH_SIZE, in_memory=False)
     test = run.results().get("test")
     of_run = {

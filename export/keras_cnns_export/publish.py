@@ -96,22 +96,34 @@ class Draft:
                 self.path = self._partial / "version"
                 return
 
-    def publish(self, beside: Mapping[str, str] | None = None) -> Path:
+    def publish(self, beside: Mapping[str, str | None] | None = None) -> Path:
         """Flush every file, give the version the next free number, and return its path.
 
         Args:
             beside: file name -> text, for files that describe the highest version and lie beside
-                the versions. Each file is replaced atomically.
+                the versions. Each file is replaced atomically; if its text is None, it is removed.
+
+        Raises:
+            IsADirectoryError: a directory has the name of one of these files; nothing is published.
         """
+        beside = beside or {}
+        for name in beside:
+            if (path := self.model_directory / name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         texts = self.path.parent / "beside"
         texts.mkdir()
-        for name, text in (beside or {}).items():
-            (texts / name).write_text(text, encoding="utf-8")
+        for name, text in beside.items():
+            if text is not None:
+                (texts / name).write_text(text, encoding="utf-8")
         _flush_tree(self.path.parent)
         with _exclusive(self.model_directory):
             version = self._rename()
-            for name in beside or ():
-                (texts / name).replace(self.model_directory / name)
+            for name, text in beside.items():
+                path = self.model_directory / name
+                if text is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    (texts / name).replace(path)
         flush(self.model_directory)
         flush(self.model_directory.parent)
         return version
@@ -161,8 +173,10 @@ def _exclusive(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _flock(descriptor: int, *, wait: bool = True) -> None:
-    """Lock an open file or directory; do nothing on Windows, which has no `flock`.
+def _flock(descriptor: int, *, wait: bool = True) -> bool:
+    """Lock an open file or directory, and return whether this is possible.
+
+    Windows and some file systems have no `flock`.
 
     Raises:
         BlockingIOError: another process holds the lock and `wait` is False.
@@ -170,19 +184,23 @@ def _flock(descriptor: int, *, wait: bool = True) -> None:
     try:
         import fcntl
     except ImportError:
-        return
-    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def sweep(model_directory: Path) -> None:
     """Remove the partial directories of exports that were killed; keep those of running exports.
 
-    On Windows, nothing is removed: without `flock`, a killed export cannot be distinguished from a
-    running one.
+    On Windows, and on a file system without `flock`, nothing is removed, because a killed export
+    cannot be distinguished from a running one.
     """
-    try:
-        import fcntl  # noqa: F401
-    except ImportError:
+    if not _has_locks(model_directory):
         return
     for partial in model_directory.glob(f"{_PARTIAL}*"):
         with contextlib.suppress(OSError):  # a concurrent sweep is removing it
@@ -190,6 +208,15 @@ def sweep(model_directory: Path) -> None:
             if lock is not None:
                 shutil.rmtree(partial, ignore_errors=True)
                 os.close(lock)
+
+
+def _has_locks(directory: Path) -> bool:
+    """Return whether files in a directory can be locked."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            return _flock(file.fileno())
+    except OSError:  # for example, the directory does not exist yet
+        return False
 
 
 def _lock(partial: Path) -> int | None:

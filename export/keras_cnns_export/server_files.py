@@ -18,13 +18,14 @@ _TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
 
 def server_files(
     content: ModelJson, labels: Sequence[str], storage_uri: str | None = None, *, kserve: bool
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     """Return a dict from the names of the files to their texts.
 
-    The files of Triton are included if the version has a model.onnx, and the manifest of KServe is
-    included if `kserve` is true.
+    If the version has no model.onnx, the texts of Triton's files are None, because the files of an
+    earlier version would name a missing file. The manifest of KServe is included if `kserve` is
+    true.
     """
-    files: dict[str, str] = {}
+    files: dict[str, str | None] = {LABELS: None, _CONFIG: None}
     if "onnx" in content.formats:
         files[LABELS] = "".join(f"{label}\n" for label in labels)
         files[_CONFIG] = triton_config(

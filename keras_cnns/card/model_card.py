@@ -75,7 +75,7 @@ def write_card(
     run = open_run(path)
     published = read_published(model, run) if model else None
     to = to or run.path / CARD
-    write_text(to, _render(run, published, card or Card()))
+    write_text(to, _render(run, published, card or Card()), is_shared=True)
     return to
 
 

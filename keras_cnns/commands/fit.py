@@ -6,7 +6,7 @@ import os
 import shlex
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 import typer
@@ -18,6 +18,9 @@ from keras_cnns.durations import format_seconds
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.runs.exported import MANIFEST, find_versions
 from keras_cnns.runs.names import CONFIG, REPORT, RESULTS
+
+if TYPE_CHECKING:
+    from keras_cnns.fit.plan import Request
 
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # A file in the run directory that lists the versions of the model before the export of the run.
@@ -89,16 +92,13 @@ def fit(
         if dry_run:
             print(plan.make_plan(request, download=False).recipe, end="")
             return
-        if not path.exists():
-            if (run / CONFIG).exists():
-                raise ValueError(f"{run} is a run of another recipe; choose another directory")
-            made = plan.make_plan(request)
-        if path.exists():  # an equal command may have written it while this one measured
+        if (run / CONFIG).exists() and not path.exists():
+            raise ValueError(f"{run} is a run of another recipe; choose another directory")
+        if not path.exists() and _write_plan(request, run):
+            print(f"{path}: the recipe, and why each value was chosen")
+        else:
             plan.check_plan(run, request)
             print(f"{path}: going on with this recipe")
-        else:
-            plan.write_plan(made, run)
-            print(f"{path}: the recipe, and why each value was chosen")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     train_command(recipe=str(path), run=run)
@@ -109,6 +109,18 @@ def fit(
     _print_summary(folder, run, to, version, time.perf_counter() - start)
     if serve and version is not None:
         _call("serve", str(to.parent))
+
+
+def _write_plan(request: "Request", run: Path) -> bool:
+    """Make and write a plan; return False if another command has written one in the meantime."""
+    from keras_cnns.fit.plan import make_plan, write_plan
+
+    made = make_plan(request)
+    try:
+        write_plan(made, run)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _publish(run: Path, to: Path) -> Path | None:

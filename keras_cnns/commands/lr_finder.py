@@ -20,7 +20,10 @@ def run_lr_finder(recipe: Recipe, run: Path | None) -> None:
         from keras_cnns.files import replacing
         from keras_cnns.report.lr_finder import write_lr_finder_report
         from keras_cnns.training.lr_finder import find_learning_rate
-    path = Path("find-lr.html") if run is None else run.with_name(f"{run.name}-find-lr.html")
+    path = Path("find-lr.html")
+    if run is not None:
+        run = run.resolve() if run.name in ("", "..") else run
+        path = run.with_name(f"{run.name}-find-lr.html")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise typer.BadParameter(f"{path} is a directory, but the page would be written there")

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _FORMAT_NAMES = "JPEG, PNG, WebP, BMP or GIF"
 _MODES = {1: "L", 3: "RGB"}
-_MAX_FILE_BYTES = 256 * 10**6
+_MAX_FILE_BYTES = 400 * 10**6  # a BMP of the largest image that Pillow opens has 358 MB
 _ORIENTATION = 0x0112  # the tag in EXIF
 
 # Pillow warns about unusual metadata, such as truncated EXIF, in photographs that it reads

@@ -229,9 +229,9 @@ def _choose_class_balance(choices: Choices, photos: Photos) -> None:
     choices.choose(
         "class_balance.balanced_sampling",
         True,
-        f"The classes are uneven: {largest} images of {most} are {largest / smallest:.1f} times as "
-        f"many as the {smallest} of {fewest}; {len(rare)} of {len(photos.classes)} classes have "
-        f"fewer than {RARE_FRACTION:.0%} of the images of the largest class.",
+        f"The classes are imbalanced: {largest} images of {most} are {largest / smallest:.1f} "
+        f"times as many as the {smallest} of {fewest}; {len(rare)} of {len(photos.classes)} "
+        f"classes have fewer than {RARE_FRACTION:.0%} of the images of the largest class.",
     )
 
 

@@ -16,7 +16,7 @@ import tomli_w
 
 from keras_cnns.cores import available_cores, has_bfloat16
 from keras_cnns.data import Splits
-from keras_cnns.files import read_text, write_text
+from keras_cnns.files import create_text, read_text, write_text
 from keras_cnns.fit import choices as choosing
 from keras_cnns.fit.choices import Choices
 from keras_cnns.fit.initial_weights import (
@@ -82,10 +82,14 @@ def left_out_path(run: Path) -> Path:
 
 
 def write_plan(plan: Plan, run: Path) -> None:
-    """Write a plan beside its run. The recipe is written last, so it completes the plan."""
+    """Write a plan beside its run. The recipe is written last, so it completes the plan.
+
+    Raises:
+        FileExistsError: there is a plan already; its recipe is not changed.
+    """
     run.parent.mkdir(parents=True, exist_ok=True)
-    write_text(left_out_path(run), plan.left_out)
-    write_text(recipe_path(run), plan.recipe)
+    write_text(left_out_path(run), plan.left_out, is_shared=True)
+    create_text(recipe_path(run), plan.recipe)
 
 
 def check_plan(run: Path, request: Request) -> None:

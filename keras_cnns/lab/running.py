@@ -10,6 +10,7 @@ from keras_cnns.files import write_json
 from keras_cnns.lab.experiment import Experiment, Measurements, Settings
 from keras_cnns.lab.measuring import read_measurements
 from keras_cnns.lab.workers import Seed, measure_all
+from keras_cnns.runs.lock import locked
 
 _PLAN = "lab.json"  # the settings and the number of seeds of each experiment that was started
 _EFFORTS = (1.0, 0.5, 0.25, 0.1)
@@ -212,7 +213,7 @@ def read_all_measurements(folder: Path, experiment: Experiment, size: Size) -> l
 def _remember(folder: Path, experiment: Experiment, size: Size) -> None:
     """Write the size of an experiment into the plan."""
     path = folder / _PLAN
-    folder.mkdir(parents=True, exist_ok=True)
-    plan = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    plan[experiment.name] = {"seeds": size.seeds, "settings": asdict(size.settings)}
-    write_json(path, plan)
+    with locked(folder, wait=True):  # another `lab run` may add its experiment to the same plan
+        plan = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        plan[experiment.name] = {"seeds": size.seeds, "settings": asdict(size.settings)}
+        write_json(path, plan)

@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -328,6 +329,10 @@ class OptimizerConfig:
                         f'{key} is only for the optimizer "momentum"; remove it, and put the '
                         f'arguments of "{self.name}" into optimizer.arguments'
                     )
+        for key in ("decay_at_epochs", "decay_at_steps"):
+            times = getattr(self, key)
+            if any(later <= earlier for earlier, later in pairwise(times)):
+                raise ValueError(f"{key} must be in ascending order; it is {list(times)}")
         if (self.schedule == "step") != bool(self.decay_at_epochs or self.decay_at_steps):
             raise ValueError(
                 'schedule = "step" needs decay_at_epochs or decay_at_steps; with other schedules, '

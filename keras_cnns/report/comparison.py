@@ -59,7 +59,7 @@ def compare(paths: Sequence[str | Path], page_path: str | Path) -> Comparison:
         OSError: the page cannot be written.
     """
     runs = dict(zip(name_runs(paths), map(read_records, paths), strict=True))
-    write_text(Path(page_path), render(runs))
+    write_text(Path(page_path), render(runs), is_shared=True)
     return Comparison(_summaries(runs), _summarize_seeds(runs), _describe_test_images(runs))
 
 

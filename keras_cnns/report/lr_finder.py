@@ -50,4 +50,5 @@ def write_lr_finder_report(
         "highest learning rate of a schedule."
     )
     section = page.Section("Loss against learning rate", intro, [page.Charts([chart])])
-    write_text(path, page.render(title, f"Proposed learning rate: {proposal:g}", [section]))
+    text = page.render(title, f"Proposed learning rate: {proposal:g}", [section])
+    write_text(path, text, is_shared=True)

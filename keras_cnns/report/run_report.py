@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnns.data import open_split
 from keras_cnns.data.sources.folder.findings import printable
 from keras_cnns.durations import format_seconds
 from keras_cnns.files import read_text, write_names, write_text
@@ -25,6 +24,7 @@ from keras_cnns.report.records import LOSS_SUM_TITLE, Records, read_records
 from keras_cnns.report.selective_section import threshold_section, unknown_section
 from keras_cnns.runs.augmented import read_augmented
 from keras_cnns.runs.ending import describe_ending
+from keras_cnns.runs.evaluation import open_run_split
 from keras_cnns.runs.logs import LOSS_SUM
 from keras_cnns.runs.names import AUGMENTED, CONFIG, MISTAKES, MODEL, REPORT
 from keras_cnns.runs.predictions import Mistake, Predictions, collect
@@ -53,22 +53,19 @@ def write_report(path: str | Path, predictions: Predictions | None = None) -> Pa
         The page's path.
 
     Raises:
-        RunError: the path is not a run.
+        RunError: the path is not a run, or its data have other classes now.
         OSError: the page or the table cannot be written.
     """
     records = read_records(path)
     if records.has_model and predictions is None:
-        recipe = records.run.recipe
-        split = open_split(
-            recipe.data, recipe.data.test_split, batch_size=recipe.training.batch_size
-        )
+        split = open_run_split(records.run, records.run.recipe.data.test_split)
         predictions = collect(records.run.load_model(), split)
     if predictions:
         rows = _mistake_rows(predictions, records.run.labels)
         text = format_rows(rows, _MISTAKE_COLUMNS, header=True)
-        write_names(records.run.path / MISTAKES, text)
+        write_names(records.run.path / MISTAKES, text, is_shared=True)
     report = records.run.path / REPORT
-    write_text(report, render(records, predictions))
+    write_text(report, render(records, predictions), is_shared=True)
     return report
 
 

@@ -54,6 +54,8 @@ def review(run: str | Path, *, folds: int | None = None, to: str | Path | None =
         ValueError: there are too few images for folds, or the table has been edited.
     """
     run = Path(run)
+    if run.name in ("", ".."):
+        run = run.resolve()  # beside which there is a place for the folder of the review
     to = Path(to) if to else run.with_name(f"{run.resolve().name}-review")
     if known := read_folds(run):
         if folds not in (None, known["folds"]):

@@ -90,7 +90,6 @@ def begin(
             "labels_changed": len(corrections.labels),
             "images_excluded": len(corrections.excluded),
         }
-        write_text(path / CORRECTIONS, corrections.text)
     if former := _read_environment(path).get("packages"):
         changed = [
             f"{name} {former.get(name)} (now {version})"
@@ -104,6 +103,8 @@ def begin(
             )
     # The recipe is written first: a directory with other files, but without a recipe, is not a run.
     write_text(path / CONFIG, format_recipe(with_absolute_paths(recipe)))
+    if corrections:
+        write_text(path / CORRECTIONS, corrections.text)
     write_text(path / LABELS, "".join(f"{label}\n" for label in labels))
     text = _README_TEXT.format(model=recipe.model.name, data=recipe.data.name)
     write_text(path / README, text)

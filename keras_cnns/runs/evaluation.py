@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_cnns.data import open_split
+from keras_cnns.data import Split, Splits
 from keras_cnns.recipes import DataConfig
 from keras_cnns.runs.image_files import read_files
 from keras_cnns.runs.predictions import Predictions, collect, predictor
@@ -45,17 +45,33 @@ def evaluate(run: Run, split: str = "test") -> dict[str, float]:
         split: one of the recipe's splits, as in `find_split`.
 
     Raises:
-        ValueError: the recipe has no such split, or there is something wrong with its images.
+        ValueError: the recipe has no such split, there is something wrong with its images, or the
+            data have other classes than the run.
     """
     return predict_split(run, split).metrics()
 
 
 def predict_split(run: Run, split: str = "test") -> Predictions:
     """Return the predictions of a run's model on a split; see `evaluate`."""
-    recipe = run.recipe
-    found = find_split(recipe.data, split)
-    batches = open_split(recipe.data, found, batch_size=recipe.training.batch_size)
-    return collect(run.load_model(), batches)
+    found = find_split(run.recipe.data, split)
+    return collect(run.load_model(), open_run_split(run, found))
+
+
+def open_run_split(run: Run, split: str, batch_size: int | None = None) -> Split:
+    """Open a split of a run's data.
+
+    Args:
+        run: a finished run.
+        split: one of the recipe's splits, as `find_split` returns it.
+        batch_size: the number of images in a batch; by default that of the training.
+
+    Raises:
+        RunError: the data have other classes than the run.
+        ValueError: there is something wrong with the images.
+    """
+    splits = Splits(run.recipe.data)
+    run.check_classes(splits.labels)
+    return splits.open(split, batch_size=batch_size or run.recipe.training.batch_size)
 
 
 def predict(

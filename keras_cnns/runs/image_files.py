@@ -4,7 +4,6 @@ If a file cannot be read, its batch contains the error instead of the pixels.
 """
 
 import glob
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -16,6 +15,7 @@ from keras_cnns.cores import available_cores
 from keras_cnns.data import preprocess, read_image
 from keras_cnns.data.sources.folder.files import CONVERTIBLE, EXTENSIONS
 from keras_cnns.data.sources.folder.findings import printable
+from keras_cnns.data.sources.folder.layout import walk
 from keras_cnns.messages import print_message
 from keras_cnns.recipes import DataConfig
 
@@ -23,7 +23,6 @@ _BATCH_SIZE = 32  # number of images
 # The suffixes include formats that must be converted, so that such files become errors and are not
 # skipped.
 _SUFFIXES = {suffix for kind in (EXTENSIONS | CONVERTIBLE).values() for suffix in kind}
-_ARCHIVE_LEFTOVERS = "__MACOSX"
 
 ReadFile = tuple[Path, np.ndarray | Exception]  # pixels uint8 [H, W, C], or the error
 
@@ -50,7 +49,9 @@ def find_image_files(names: Iterable[str | Path]) -> list[Path]:
             if not matches:
                 raise ValueError(f"no file matches {name}")
         for match in matches:
-            files = sorted(_walk(match, links)) if match.is_dir() else [match]
+            files = [match]
+            if match.is_dir():
+                files = sorted(filter(_has_image_name, walk(match, links)))
             if not files and match == name:
                 raise ValueError(f"there is no image in the folder {name}")
             found |= dict.fromkeys(files)
@@ -107,6 +108,10 @@ def _read(path: Path, data: DataConfig) -> np.ndarray | Exception:
         return error
 
 
+def _has_image_name(path: Path) -> bool:
+    return not path.name.startswith(".") and path.suffix.lower() in _SUFFIXES
+
+
 def _glob(pattern: Path) -> Iterator[Path]:
     """Yield the paths that match a pattern; `*` and `**` match no hidden names.
 
@@ -116,22 +121,3 @@ def _glob(pattern: Path) -> Iterator[Path]:
     for path in Path(pattern.anchor).glob(str(relative)):
         if not any(part[0] == "." and part not in pattern.parts for part in path.parts):
             yield path
-
-
-def _walk(folder: Path, links: list[Path]) -> Iterator[Path]:
-    """Yield the files with an image's suffix in a folder, at any depth, except hidden files.
-
-    Links to folders are not followed, and are appended to `links`.
-    """
-
-    def fail(error: OSError) -> None:
-        raise ValueError(f"cannot read the folder {error.filename}: {error.strerror}")
-
-    for directory, subfolders, names in os.walk(folder, onerror=fail):
-        subfolders[:] = [
-            name for name in subfolders if name[0] != "." and name != _ARCHIVE_LEFTOVERS
-        ]
-        links += [each for name in subfolders if (each := Path(directory, name)).is_symlink()]
-        for name in names:
-            if name[0] != "." and Path(name).suffix.lower() in _SUFFIXES:
-                yield Path(directory, name)

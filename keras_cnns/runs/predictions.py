@@ -151,7 +151,7 @@ def collect(
         for i in np.flatnonzero(best != targets):
             index = seen + int(i)
             mistake = Mistake(
-                image=pixels[i],
+                image=pixels[i].copy(),  # a view would keep the whole batch in memory
                 index=index,
                 label=int(targets[i]),
                 predicted=int(best[i]),

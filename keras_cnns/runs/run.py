@@ -1,6 +1,7 @@
 """A finished run, and functions that open its directory."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,19 @@ class Run:
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
             raise RunError(f"cannot load {self.path / MODEL}: {reason}") from error
+
+    def check_classes(self, labels: Sequence[str]) -> None:
+        """Raise RunError if the data have other classes now than at the training.
+
+        The classes of a folder are the names of its subfolders, and their order determines the
+        index of each class.
+        """
+        if tuple(labels) != self.labels:
+            raise RunError(
+                f"the data of {self.path} have the classes {', '.join(labels)} now, and had the "
+                f"classes {', '.join(self.labels)} at the training. Restore the former classes, or "
+                "train again"
+            )
 
     def results(self) -> dict[str, Any]:
         """Return the content of `results.json`.

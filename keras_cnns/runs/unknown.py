@@ -20,6 +20,7 @@ from keras_cnns.data.sources.folder.findings import printable
 from keras_cnns.messages import print_message
 from keras_cnns.models.heads import deep_recursion
 from keras_cnns.recipes import DataConfig
+from keras_cnns.runs.evaluation import open_run_split
 from keras_cnns.runs.image_files import describe_problem, find_image_files, read_files
 from keras_cnns.runs.predictions import trace
 from keras_cnns.runs.run import Run
@@ -127,7 +128,7 @@ def compare_unknown(run: Run, split: str, unknown: str, counting: Counting) -> U
     score = _scorer(run.load_model())
     data = run.recipe.data
     unknown_batches, unknown_count = _open_unknown(data, unknown)
-    known_batches = open_split(data, split, batch_size=_BATCH_SIZE)
+    known_batches = open_run_split(run, split, _BATCH_SIZE)
     images = (images for images, _ in known_batches)
     with counting(f"known: {split}", known_batches.num_examples) as count:
         known = _score_all(score, images, count)

@@ -7,6 +7,7 @@ The directory receives a run for each fold, `fold-1` to `fold-K`, and then:
   these accuracies.
 """
 
+import hashlib
 import json
 import statistics
 from collections.abc import Iterator, Sequence
@@ -127,16 +128,24 @@ def collect_out_of_fold(directory: str | Path, folds: int) -> OutOfFold:
     fingerprint = splits.fingerprint()
     for run in runs:
         check_data(run.path, fingerprint)
-    if (known := read_folds(directory)) and known["data_fingerprint"] == fingerprint:
+    identity = {"data_fingerprint": fingerprint, "models_fingerprint": _fingerprint(runs)}
+    if (known := read_folds(directory)) and identity.items() <= known.items():
         return read_out_of_fold(directory)
     result = _predict(runs, splits)
     with naming_the_file(directory / FOLDS):
         _write(directory, result)
         write_json(
             directory / FOLDS,
-            {"data_fingerprint": fingerprint, **_summarize(runs, result)},
+            {**identity, **_summarize(runs, result)},
         )
     return result
+
+
+def _fingerprint(runs: Sequence[Run]) -> str:
+    """Return a hash that changes if a fold is trained again, or if there are other folds."""
+    # The results contain the duration of the training, which is never the same twice.
+    results = ((run.path / name).read_bytes() for run in runs for name in (CONFIG, RESULTS))
+    return hashlib.sha256(b"".join(results)).hexdigest()
 
 
 def read_folds(directory: str | Path) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, float, int, int], Any]] = {
     ),
     "one_cycle": lambda config, peak, steps, epoch: OneCycle(peak, steps, config.rise_fraction),
     "exponential": lambda config, peak, steps, epoch: schedules.ExponentialDecay(
-        peak, round(config.decay_every_epochs * epoch), config.decay_factor, staircase=True
+        peak, max(1, round(config.decay_every_epochs * epoch)), config.decay_factor, staircase=True
     ),
 }
 

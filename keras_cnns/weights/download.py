@@ -110,7 +110,7 @@ def is_cached(row: Pretrained) -> bool:
 
 def cache_path(row: Pretrained) -> Path:
     """Return the path in Keras' cache at which the file of a row can be stored by hand."""
-    home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+    home = _expand(os.environ.get("KERAS_HOME") or "~/.keras")
     return home / "models" / row.file_name
 
 
@@ -145,7 +145,7 @@ def _search_caches(row: Pretrained) -> tuple[Path | None, list[str]]:
 def _cached_files(row: Pretrained) -> list[Path]:
     candidates = [cache_path(row)]
     if row.publisher == "torchvision":
-        home = Path(os.environ.get("TORCH_HOME") or _user_cache() / "torch").expanduser()
+        home = _expand(os.environ.get("TORCH_HOME") or _user_cache() / "torch")
         candidates.append(home / "hub" / "checkpoints" / row.file_name)
     if row.publisher == "timm":
         repository = _hub_cache() / f"models--{row.name.replace('/', '--')}"
@@ -158,12 +158,17 @@ def _cached_files(row: Pretrained) -> list[Path]:
 
 
 def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return _expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
 
 
 def _hub_cache() -> Path:
-    home = Path(os.environ.get("HF_HOME") or _user_cache() / "huggingface").expanduser()
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    home = _expand(os.environ.get("HF_HOME") or _user_cache() / "huggingface")
+    return _expand(os.environ.get("HF_HUB_CACHE") or home / "hub")
+
+
+def _expand(path: str | Path) -> Path:
+    """Expand "~"; without a home directory, the path stays as it is, as in Keras."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises an error
 
 
 def _mismatch(path: Path, row: Pretrained, announced: str = "") -> str | None:

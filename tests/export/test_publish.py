@@ -1,3 +1,6 @@
+import errno
+import fcntl
+import os
 import signal
 import stat
 import subprocess
@@ -126,6 +129,34 @@ def test_a_sweep_leaves_what_a_running_export_writes(tmp_path: Path) -> None:
         with Draft(tmp_path / "digits") as other:
             assert other.publish().name == "1"
         assert running.publish().name == "2"
+
+
+def test_without_locks_an_export_works_and_a_sweep_removes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    partial = tmp_path / "digits" / ".partial-running" / "version"
+    partial.mkdir(parents=True)
+    with Draft(tmp_path / "digits") as draft:
+        assert draft.publish({"config.pbtxt": "new"}).name == "1"
+    assert partial.is_dir()
+
+
+def test_a_file_beside_the_versions_is_removed_if_it_describes_none(tmp_path: Path) -> None:
+    for text in ("for 1", None):
+        with Draft(tmp_path / "digits") as draft:
+            draft.publish({"config.pbtxt": text})
+    assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == ["1", "2"]
+
+
+def test_nothing_is_published_if_a_file_beside_it_cannot_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "digits" / "config.pbtxt").mkdir(parents=True)
+    with Draft(tmp_path / "digits") as draft, pytest.raises(IsADirectoryError, match="config"):
+        draft.publish({"config.pbtxt": "for 1"})
+    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["config.pbtxt"]
 
 
 def test_exports_at_the_same_time_get_a_version_each(tmp_path: Path) -> None:

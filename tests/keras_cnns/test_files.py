@@ -80,7 +80,7 @@ import runpy, sys
 from pathlib import Path
 write_text = runpy.run_path(sys.argv[1])["write_text"]  # alone, without the packages around it
 for _ in range(300):
-    write_text(Path(sys.argv[2]), sys.argv[3] * 10_000)
+    write_text(Path(sys.argv[2]), sys.argv[3] * 10_000, is_shared=True)
 """
 
 

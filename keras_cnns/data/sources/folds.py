@@ -89,10 +89,17 @@ class Folds:
         contents = self._contents()
         self._check_classes(contents)
         names = (config.train_split, config.validation_split)
+        folds = assign_folds(contents, config.folds)
+        if len(np.unique(folds)) < config.folds:
+            raise ValueError(
+                f"there are too few training and validation images for {config.folds} folds: only "
+                f"{len(set(contents.keys))} of {len(folds)} images are different (copies and "
+                "near-duplicates count as one)"
+            )
         return Pool(
             tuple(name for name, part in zip(names, parts, strict=True) for _ in range(part.count)),
             np.concatenate([np.arange(part.count) for part in parts]),
-            assign_folds(contents, config.folds),
+            folds,
             join(*parts).path_of,
         )
 

@@ -205,13 +205,13 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         "therefore nothing to update. Projections in every block have "
         f"{measurements[0]['kinds']['projection_everywhere']['parameters']:,} parameters.",
     ]
-    if len(measurements) > 1 and (spread := float(np.std(differences, ddof=1))) > 0:
-        # Find n for which the smallest effect equals 1.645 spread / sqrt(n), the distance between
-        # the mean and its one-sided 95 % bound.
-        needed = int(np.ceil((1.645 * spread / _SCALING) ** 2))
+    if len(measurements) > 1 and (deviation := float(np.std(differences, ddof=1))) > 0:
+        # Find n for which the smallest effect equals 1.645 deviation / sqrt(n), which is the
+        # distance between the mean and its one-sided 95 % bound.
+        needed = int(np.ceil((1.645 * deviation / _SCALING) ** 2))
         sentences.append(
             "The difference between the errors with constant scaling and with the identity has a "
-            f"standard deviation of {spread:.2f} percentage points over the seeds. With this "
+            f"standard deviation of {deviation:.2f} percentage points over the seeds. With this "
             f"standard deviation, about {max(needed, 2)} seeds are needed to reduce the distance "
             "between the mean and each bound of the interval to the smallest effect that counts."
         )

@@ -70,7 +70,7 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
     images = inputs.get(expected.name)
     if images is not None and len(inputs) == 1 and _is_batch(images, expected):
         return images
-    wanted = _wanted(expected)
+    wanted = _requirement(expected)
     check_names(manifest, inputs)
     images = inputs[expected.name]
     if images.shape[1:] != expected.shape[1:] or images.ndim != len(expected.shape):
@@ -95,11 +95,12 @@ def check_names(manifest: Manifest, names: Collection[str]) -> None:
     if set(names) != {expected.name}:
         given = ", ".join(sorted(names)) or "nothing"
         raise InvalidInputError(
-            f"the only input must be {expected.name}, not {given:.200}; {_wanted(expected)}"
+            f"the only input must be {expected.name}, not {given:.200}; {_requirement(expected)}"
         )
 
 
-def _wanted(expected: Tensor) -> str:
+def _requirement(expected: Tensor) -> str:
+    """Return what the input must be, for the messages of errors."""
     return f"{expected.name} must be integers from 0 to 255, of shape {shape_text(expected)}"
 
 

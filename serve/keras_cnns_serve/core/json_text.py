@@ -75,11 +75,11 @@ def loads(body: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         if b"NaN" in body or b"Infinity" in body:
             try:
-                value = json.loads(body)
+                value = json.loads(body.decode())
                 if b"\\ud" in body.lower():  # raises an error for unpaired surrogates
                     json.dumps(value, ensure_ascii=False).encode()
                 return value
-            except (ValueError, RecursionError):
+            except (ValueError, RecursionError):  # the former also if the body is not UTF-8
                 pass  # report the first parser's error, whose message is more precise
         raise InvalidInputError(f"JSON Parse error: {error}") from error
 

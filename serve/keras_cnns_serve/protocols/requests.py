@@ -46,6 +46,7 @@ class RestEndpoints:
         deadline: float | None,
         tensor: Tensor | None,
         length: int,
+        slow: int,
         function: Callable[Concatenate[bytes, _Arguments], _Parsed],
         body: bytes,
         *arguments: _Arguments.args,
@@ -58,6 +59,7 @@ class RestEndpoints:
             deadline: `time.monotonic()` of the request's deadline, or None.
             tensor: the description of the input, if the JSON may contain images as lists.
             length: length of the JSON in bytes.
+            slow: the number of bytes of the body that are slow to parse.
             function: the function that parses the body.
             body: the body.
             arguments: further arguments of the function.
@@ -70,19 +72,9 @@ class RestEndpoints:
         """
         size = request.claim.size
         request.claim.add(memory_to_parse(body, length, self._max_json_bytes, tensor))
-        slow = self._slow_bytes(body, length)
         parsed = await parse(slow, deadline, function, body, *arguments, **options)
         request.claim.shrink(size + _ARRAY_BYTES * length)
         return parsed
-
-    def _slow_bytes(self, body: bytes, length: int) -> int:
-        """Return the number of bytes of a body that are slow to parse.
-
-        Args:
-            body: the body.
-            length: length of the JSON at its start, in bytes.
-        """
-        return length
 
     def _deadline(self, request: Request) -> float | None:
         """Return `time.monotonic()` of the request's deadline, or None.

@@ -5,8 +5,9 @@ from typing import ParamSpec, TypeVar
 
 from keras_cnns_serve.core.limits import Budget
 from keras_cnns_serve.core.threads import Threads
+from keras_cnns_serve.errors import InputTooLargeError
 
-# Memory of a value while a response is made: as a number, and with a label.
+# Bytes of memory for each number, and for each number with a label, while a response is made.
 NUMBER_BYTES, LABEL_BYTES = 40, 150
 _INLINE_VALUES = 10_000  # making a smaller response is faster than waking up a thread
 _RESPONSES = Threads("respond", 1)  # one thread, because it holds the interpreter's lock
@@ -17,8 +18,8 @@ _Response = TypeVar("_Response")
 async def respond(
     budget: Budget,
     deadline: float | None,
-    values: int,
-    value_bytes: int,
+    num_values: int,
+    memory: int,
     function: Callable[_Arguments, _Response],
     *arguments: _Arguments.args,
     **options: _Arguments.kwargs,
@@ -28,8 +29,8 @@ async def respond(
     Args:
         budget: the memory budget, part of which is claimed in the meantime.
         deadline: the value of `time.monotonic()` after which the client needs no answer.
-        values: the number of values in the response.
-        value_bytes: the memory of a value, in bytes.
+        num_values: the number of values from which the response is made.
+        memory: the memory for making the response, in bytes.
         function: the function.
         arguments: its arguments.
         options: its keyword arguments.
@@ -39,7 +40,11 @@ async def respond(
         QueueFullError: there is not enough free memory.
         DeadlineExceededError: the deadline has passed.
     """
-    if values <= _INLINE_VALUES:
+    if num_values <= _INLINE_VALUES:
         return function(*arguments, **options)
-    with budget.claim(values * value_bytes):
+    try:
+        claim = budget.claim(memory)
+    except InputTooLargeError as error:
+        raise InputTooLargeError(f"the response is too large: {error}; ask for less") from error
+    with claim:
         return await _RESPONSES.call(deadline, function, *arguments, **options)

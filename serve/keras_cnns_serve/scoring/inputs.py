@@ -148,7 +148,7 @@ def _walk(directory: str, links: list[str]) -> Iterator[str]:
     for entry in _scan(directory):
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(_join(directory, entry.name), links)
-        elif entry.is_symlink() and entry.is_dir():
+        elif entry.is_symlink() and _is_directory(entry):
             links.append(_join(directory, entry.name))
         elif os.path.splitext(entry.name)[1].lower() in _IMAGE_SUFFIXES:  # noqa: PTH122 - faster
             yield _join(directory, entry.name)
@@ -162,16 +162,24 @@ def _glob(directory: str, patterns: Sequence[str], links: list[str]) -> Iterator
         for entry in _scan(directory):
             if entry.is_dir(follow_symlinks=False):
                 yield from _glob(_join(directory, entry.name), patterns, links)
-            elif entry.is_symlink() and entry.is_dir():
+            elif entry.is_symlink() and _is_directory(entry):
                 links.append(_join(directory, entry.name))
         return
     matches = re.compile(fnmatch.translate(pattern)).fullmatch
     for entry in _scan(directory):
         if matches(entry.name):
-            if rest and entry.is_dir():
+            if rest and _is_directory(entry):
                 yield from _glob(_join(directory, entry.name), rest, links)
-            elif not rest and not entry.is_dir():
+            elif not rest and not _is_directory(entry):
                 yield _join(directory, entry.name)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a directory, or a link to one; False for a loop of links."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _scan(directory: str) -> Iterator[os.DirEntry[str]]:

@@ -133,7 +133,7 @@ def test_the_faster_precision_is_chosen(milliseconds: float, precision: str) -> 
     )
 
 
-def test_uneven_classes_are_sampled_evenly_with_the_measured_ratio() -> None:
+def test_imbalanced_classes_are_sampled_evenly_with_the_measured_ratio() -> None:
     facts = photos((400,) * 9, PHOTOGRAPHS)
     assert "class_balance.balanced_sampling" not in chosen(facts)
     choices = Choices()
@@ -142,8 +142,8 @@ def test_uneven_classes_are_sampled_evenly_with_the_measured_ratio() -> None:
     choose_training(choices, uneven, QUIET, pretrained=False)
     assert choices.values["class_balance.balanced_sampling"] is True
     assert choices.reasons["class_balance.balanced_sampling"] == (
-        "The classes are uneven: 500 images of bus are 41.7 times as many as the 12 of tram; 2 of "
-        "4 classes have fewer than 25% of the images of the largest class."
+        "The classes are imbalanced: 500 images of bus are 41.7 times as many as the 12 of tram; "
+        "2 of 4 classes have fewer than 25% of the images of the largest class."
     )
     given = chosen(uneven, class_balance__balanced_sampling=False)
     assert given["class_balance.balanced_sampling"] is False

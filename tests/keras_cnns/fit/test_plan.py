@@ -63,6 +63,16 @@ def test_a_plan_is_kept_for_the_same_argumentsonly(tmp_path: Path) -> None:
             check_plan(run, other)
 
 
+def test_a_plan_that_exists_is_not_replaced(tmp_path: Path) -> None:
+    """Two equal commands measure at the same time, and may choose other values."""
+    run = tmp_path / "photos"
+    write_plan(Plan("first = 1\n", ""), run)
+    with pytest.raises(FileExistsError):
+        write_plan(Plan("second = 2\n", ""), run)
+    assert recipe_path(run).read_text() == "first = 1\n"
+    assert not list(tmp_path.glob("*.partial*"))
+
+
 def test_a_recipe_of_somebody_else_is_not_touched(tmp_path: Path) -> None:
     recipe_path(tmp_path / "photos").write_text("[model]\n")
     with pytest.raises(ValueError, match="did not write it"):

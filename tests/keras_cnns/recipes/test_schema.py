@@ -55,6 +55,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("optimizer.momentum=1.0", "optimizer.momentum is 1.0: input should be less than 1"),
         ("optimizer.schedule=stairs", "'one_cycle' or 'exponential'"),
         ("optimizer.schedule=step", "needs decay_at_epochs or decay_at_steps"),
+        ("optimizer.decay_at_epochs=[30, 10]", "decay_at_epochs must be in ascending order; it is"),
         (
             "optimizer.constant_warmup_steps=9",
             "constant_warmup_steps and constant_warmup_learning_rate must both be above 0",

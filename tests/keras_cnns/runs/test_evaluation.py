@@ -13,7 +13,8 @@ from keras_cnns.cli import app, run
 from keras_cnns.data import open_split
 from keras_cnns.recipes import load_recipe
 from keras_cnns.report import write_report
-from keras_cnns.training import Run, evaluate, find_split, predict
+from keras_cnns.runs.evaluation import open_run_split
+from keras_cnns.training import Run, RunError, evaluate, find_split, predict
 from keras_cnns.training.model import build_model, compile_model, for_outputs
 
 SPLITS = (
@@ -53,6 +54,20 @@ def test_the_command_refuses_another_split_as_wrong_usage(
     # Images 32 and after were neither trained on nor validated; still, they are no part of the run.
     assert run(app, ["evaluate", path, "--split", "train[:32]"], "keras-cnns") == 2
     assert "its splits are train (train[:96]), validation (" in capsys.readouterr().err
+
+
+def test_data_with_other_classes_are_refused(tmp_path: Path) -> None:
+    """The index of each class would otherwise be that of another class."""
+    for label in ("ant", "bear", "cat"):
+        (tmp_path / label).mkdir()
+        for number in range(12):
+            pixels = np.random.default_rng([number, ord(label[0])]).integers(0, 256, (8, 8, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / label / f"{number}.png")
+    changes = [f"data.path={tmp_path}", "data.image_size=8", "data.resize_shorter=8"]
+    run = Run(tmp_path, load_recipe("finetune-folder", changes), ("bear", "cat", "dog"))
+    message = "have the classes ant, bear, cat now, and had the classes bear, cat, dog at the train"
+    with pytest.raises(RunError, match=message):
+        open_run_split(run, "test")
 
 
 def test_a_folder_has_no_split_that_its_recipe_does_not_name(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def test_the_lock_ends_with_the_process(tmp_path: Path) -> None:
         assert process.stdout.readline() == "locked\n"
         with pytest.raises(BlockingIOError), locked(directory):
             pass
+        assert directory.is_dir()  # though it is empty
         process.kill()
         process.wait()
         with locked(directory):

@@ -28,4 +28,5 @@ def test_predictions_are_collected_with_the_most_confident_mistakes() -> None:
         (1, 0, 1),
         (2, 0, 1),
     ]
+    assert all(each.image.base is None for each in found.mistakes)  # no view of a whole batch
     assert found.mistakes[0].confidence + found.mistakes[0].label_probability == pytest.approx(1)

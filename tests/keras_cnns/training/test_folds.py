@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -252,6 +253,23 @@ def test_copies_among_images_that_are_no_files_are_found() -> None:
     assert contents.keys[2] == contents.keys[5]
     assert len(set(contents.keys)) == 4
     assert contents.labels.tolist() == [0, 1, 0, 1, 1, 0]
+
+
+def test_an_empty_fold_is_refused_before_the_first_training(tmp_path: Path) -> None:
+    data = planted.make_recipe(planted.fill(tmp_path / "photos"), folds=100, fold=1).data
+    with pytest.raises(ValueError, match=r"too few training .* images for 100 folds: only \d+ of"):
+        Splits(data).open("validation", batch_size=2)
+
+
+def test_predictions_are_those_of_the_present_models(trained_folds: Path, tmp_path: Path) -> None:
+    folds = shutil.copytree(trained_folds, tmp_path / "folds")
+    before = (folds / "out_of_fold.npz").stat().st_mtime_ns
+    collect_out_of_fold(folds, planted.FOLDS)
+    assert (folds / "out_of_fold.npz").stat().st_mtime_ns == before
+    results = folds / "fold-1" / "results.json"  # as if the fold had been trained again
+    results.write_text(json.dumps(json.loads(results.read_text()) | {"training_seconds": 1.5}))
+    collect_out_of_fold(folds, planted.FOLDS)
+    assert (folds / "out_of_fold.npz").stat().st_mtime_ns > before
 
 
 def test_a_class_with_one_image_cannot_be_divided(tmp_path: Path) -> None:

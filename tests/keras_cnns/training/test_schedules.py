@@ -75,6 +75,12 @@ def test_a_large_batch_warms_up_from_the_rate_of_the_small_one(schedule: str) ->
         assert float(rate(step)) == pytest.approx(expected)
 
 
+def test_an_exponential_decay_has_at_least_a_step() -> None:
+    recipe = load_recipe("imagenet-googlenet", ["optimizer.decay_every_epochs=0.4"])
+    schedule = make_schedule(recipe, steps_per_epoch=1)
+    assert float(schedule(1)) == pytest.approx(0.01 * 0.96)
+
+
 def test_the_cosine_begins_after_the_warm_up() -> None:
     recipe = load_recipe(
         "digits-resnet20",

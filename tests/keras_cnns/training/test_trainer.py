@@ -18,11 +18,12 @@ import pytest
 from PIL import Image
 
 from keras_cnns.data import fingerprint, load_split
+from keras_cnns.data.sources.folder.corrections import Corrections
 from keras_cnns.recipes import OptimizerConfig, Recipe, format_recipe, load_recipe
 from keras_cnns.report.records import read_records
 from keras_cnns.runs.directory import begin, opened_for_training
 from keras_cnns.runs.lock import locked
-from keras_cnns.runs.names import README, SEARCH
+from keras_cnns.runs.names import CORRECTIONS, LABELS, README, SEARCH
 from keras_cnns.training import Run, RunError, build_model, evaluate, open_run, predict, train
 from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
 from keras_cnns.training.checkpoint import CheckpointError
@@ -151,15 +152,19 @@ def test_photos_that_changed_are_refused_by_their_fingerprint(
     assert {path.name: path.read_bytes() for path in run.iterdir()} == files
 
 
-def test_a_start_that_failed_can_be_repeated(quick_recipe: Recipe, tmp_path: Path) -> None:
-    labels = tuple("0123456789")
-    (tmp_path / README).mkdir()  # which cannot be replaced by a file
+@pytest.mark.parametrize("name", [CORRECTIONS, LABELS, README])
+def test_a_start_that_failed_can_be_repeated(
+    quick_recipe: Recipe, name: str, tmp_path: Path
+) -> None:
+    corrections = Corrections("file,exclude\n", {}, frozenset())
+    arguments = tmp_path, quick_recipe, tuple("0123456789"), "", corrections
+    (tmp_path / name).mkdir()  # which cannot be replaced by a file
     with pytest.raises(OSError, match="Is a directory"):
-        begin(tmp_path, quick_recipe, labels, "")
-    (tmp_path / README).rmdir()
+        begin(*arguments)
+    (tmp_path / name).rmdir()
     with opened_for_training(tmp_path, quick_recipe):
-        begin(tmp_path, quick_recipe, labels, "")
-    assert (tmp_path / README).is_file()
+        begin(*arguments)
+    assert (tmp_path / name).is_file()
 
 
 def test_a_refused_resume_leaves_the_directory_as_it_was(

@@ -1,6 +1,7 @@
 """A published file is used if it is whole and has its checksum, wherever it comes from."""
 
 import hashlib
+import pwd
 import signal
 import socket
 import sys
@@ -14,7 +15,14 @@ import pytest
 from file_server import Answer, FileServer, serving
 
 from keras_cnns.weights import WeightsError, download
-from keras_cnns.weights.download import DownloadError, cache_path, fetch, is_cached, url_of
+from keras_cnns.weights.download import (
+    DownloadError,
+    cache_path,
+    fetch,
+    find_cached,
+    is_cached,
+    url_of,
+)
 from keras_cnns.weights.pretrained import PRETRAINED, Checksum, Pretrained
 
 pytest_plugins = ("download_fixtures",)
@@ -274,6 +282,19 @@ def test_a_file_that_was_stored_by_hand_is_used(
     store(cache_path(row), CONTENT)
     assert fetch(row) == cache_path(row)
     assert not server.requests
+
+
+def test_without_a_home_directory_no_cache_is_found(
+    row: Pretrained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_user(_: int) -> None:
+        raise KeyError
+
+    for name in ("HOME", "KERAS_HOME", "TORCH_HOME", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_user)
+    monkeypatch.chdir(tmp_path)
+    assert find_cached(row) is None
 
 
 def test_the_cache_of_torch_is_read(server: FileServer, caches: Path) -> None:

@@ -92,7 +92,15 @@ def test_only_the_json_of_a_body_is_counted() -> None:
     assert memory_to_parse(body, 2, MAX, RGB) < 1000
 
 
-@pytest.mark.parametrize("text", [rb'["\ud800"]', rb'["\ud800", NaN]', rb'{"\udfff": Infinity}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        rb'["\ud800"]',
+        rb'["\ud800", NaN]',
+        rb'{"\udfff": Infinity}',
+        b'["\xed\xa0\x80", NaN]',  # the surrogate as UTF-8
+    ],
+)
 def test_half_of_a_surrogate_pair_is_no_text(text: bytes) -> None:
     with pytest.raises(InvalidInputError, match="JSON Parse error"):
         loads(text)

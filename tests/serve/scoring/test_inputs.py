@@ -64,10 +64,13 @@ def test_links_to_folders_are_listed_and_not_followed(files: Path, argument: str
     (files / "p/b/loop").symlink_to(files / "p")
     (files / "p/c.jpg").symlink_to(files / "p/b")
     (files / "p/linked.jpg").symlink_to(files / "p/b/1.jpg")
+    (files / "p/itself.jpg").symlink_to(files / "p/itself.jpg")
     file, links = io.BytesIO(), list[str]()
     write_names([argument], file, links)
     names = [json.loads(line) for line in file.getvalue().splitlines()]
-    assert [name for name in names if name != "p/notes.txt"] == sorted([*ALL, "p/linked.jpg"])
+    assert [name for name in names if name != "p/notes.txt"] == sorted(
+        [*ALL, "p/linked.jpg", "p/itself.jpg"]  # the last one cannot be read
+    )
     assert sorted(links) == ["p/b/loop", "p/c.jpg"]
 
 

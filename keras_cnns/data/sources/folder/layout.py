@@ -17,7 +17,8 @@ _SPLIT_FOLDERS = {
     "testing": "test",
 }
 _SUFFIX = re.compile(r"[ _-]?(set|data|images)$")  # matches the end of training_set
-_ARCHIVE_LEFTOVERS = "__MACOSX"
+# Folders of operating systems, which hold no photos; some of them only root can read.
+_SYSTEM_FOLDERS = ("__MACOSX", "lost+found", "System Volume Information", "$RECYCLE.BIN")
 
 
 class FoundFile(NamedTuple):
@@ -81,7 +82,7 @@ def read_layout(root: str | Path) -> Layout:
         FoundFile(path, folder.name, split)
         for parent, split in parents
         for folder in _folders(parent)
-        for path in _walk(folder, links)
+        for path in walk(folder, links)
     )
     outside = sorted(path for folder in (root, *splits) for path in _files(folder))
     # Sorting by the parts of the paths gives the same order as sorting by the paths, and is ten
@@ -124,26 +125,32 @@ def _split_of(name: str) -> str | None:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(
-        each
-        for each in folder.iterdir()
-        if each.is_dir() and not each.name.startswith(".") and each.name != _ARCHIVE_LEFTOVERS
+        path for path in folder.iterdir() if _may_hold_photos(path.name) and path.is_dir()
     )
+
+
+def _may_hold_photos(name: str) -> bool:
+    """Return whether a folder of this name is searched: it is neither hidden nor the system's."""
+    return not name.startswith(".") and name not in _SYSTEM_FOLDERS
 
 
 def _files(folder: Path) -> list[Path]:
     return [each for each in folder.iterdir() if not each.is_dir()]
 
 
-def _walk(folder: Path, links: list[Path]) -> Iterator[Path]:
+def walk(folder: Path, links: list[Path]) -> Iterator[Path]:
     """Yield the files of a folder and its subfolders, except hidden folders.
 
     Links to folders are not followed, and are appended to `links`.
+
+    Raises:
+        ValueError: a folder cannot be read.
     """
 
     def fail(error: OSError) -> None:
         raise ValueError(f"cannot read the folder {error.filename}: {error.strerror}")
 
-    for directory, subdirectories, names in os.walk(folder, onerror=fail):
-        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
-        links += [each for name in subdirectories if (each := Path(directory, name)).is_symlink()]
+    for directory, subfolders, names in os.walk(folder, onerror=fail):
+        subfolders[:] = filter(_may_hold_photos, subfolders)
+        links += [each for name in subfolders if (each := Path(directory, name)).is_symlink()]
         yield from (Path(directory, name) for name in names)

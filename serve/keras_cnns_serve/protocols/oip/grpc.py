@@ -1,16 +1,17 @@
 """The Open Inference Protocol over gRPC, with Triton's extensions."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
 
 from keras_cnns_serve.core.dataplane import Dataplane
-from keras_cnns_serve.core.prediction import Target, target_of
+from keras_cnns_serve.core.prediction import Prediction, Target, target_of
 from keras_cnns_serve.errors import InvalidInputError, ServeError
 from keras_cnns_serve.protocols.parsing import parse
+from keras_cnns_serve.protocols.responding import respond
 from keras_cnns_serve.protos import inference
 from keras_cnns_serve.transport.grpc.server import Service
 
@@ -98,8 +99,8 @@ class OpenInferenceGrpc:
         self._dataplane.metadata(
             target
         )  # raises an error for an unknown model before the tensors are checked
-        is_converted = any(tensor.datatype in ("BF16", "BYTES") for tensor in request.inputs)
-        # Values outside raw_input_contents are slow to parse.
+        # BF16 is converted, and values outside raw_input_contents are slow to parse.
+        is_converted = any(tensor.datatype == "BF16" for tensor in request.inputs)
         slow = is_converted or not request.raw_input_contents
         size = request.ByteSize() if slow else 0
         with self._dataplane.budget.claim(2 * size if is_converted else 0):
@@ -107,15 +108,15 @@ class OpenInferenceGrpc:
             prediction, outputs = await service.infer(
                 self._dataplane, target, inputs, options, arrived, deadline
             )
-        return inference.ModelInferResponse(
-            model_name=prediction.source.name,
-            model_version=str(prediction.source.version),
-            id=options.id,
-            outputs=[
-                {"name": output.name, "datatype": DATATYPES[array.dtype], "shape": array.shape}
-                for output, array in outputs
-            ],
-            raw_output_contents=[to_raw(array) for _, array in outputs],
+        return await respond(
+            self._dataplane.budget,
+            deadline,
+            sum(array.size for _, array in outputs),
+            service.response_memory(outputs, all_binary=True),
+            _infer_response,
+            prediction,
+            outputs,
+            options.id,
         )
 
     async def model_stream_infer(
@@ -155,6 +156,23 @@ def _parse_infer_request(request: Any) -> tuple[dict[str, NDArray[Any]], service
         for output in request.outputs
     ]
     return inputs, service.infer_options(_parameters(request.parameters), outputs, request.id)
+
+
+def _infer_response(
+    prediction: Prediction,
+    outputs: Sequence[tuple[service.RequestedOutput, NDArray[Any]]],
+    request_id: str,
+) -> Any:
+    return inference.ModelInferResponse(
+        model_name=prediction.source.name,
+        model_version=str(prediction.source.version),
+        id=request_id,
+        outputs=[
+            {"name": output.name, "datatype": DATATYPES[array.dtype], "shape": array.shape}
+            for output, array in outputs
+        ],
+        raw_output_contents=[to_raw(array) for _, array in outputs],
+    )
 
 
 def _parameters(proto: Mapping[str, Any]) -> dict[str, Any]:

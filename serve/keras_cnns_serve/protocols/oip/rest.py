@@ -15,7 +15,7 @@ from keras_cnns_serve.core.json_text import dumps, loads
 from keras_cnns_serve.core.prediction import Target, target_of
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
-from keras_cnns_serve.protocols.responding import NUMBER_BYTES, respond
+from keras_cnns_serve.protocols.responding import respond
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
 from keras_cnns_serve.transport.http.errors import error_reply, json_response
 
@@ -133,10 +133,11 @@ class OpenInferenceRest(RestEndpoints):
         if not length and body:
             inputs, options = raw_infer_request(body, manifest.input)
         else:
-            if self._slow_bytes(body, length) > length:
+            slow = _slow_bytes(body, length)
+            if slow > length:
                 request.claim.add(2 * (len(body) - length))
             inputs, options = await self._parse_json(
-                request, deadline, manifest.input, length, parse_infer_request, body, length
+                request, deadline, manifest.input, length, slow, parse_infer_request, body, length
             )
         with request.cancelled_on_disconnect():
             prediction, outputs = await service.infer(
@@ -146,7 +147,7 @@ class OpenInferenceRest(RestEndpoints):
             self._dataplane.budget,
             deadline,
             sum(array.size for _, array in outputs),
-            NUMBER_BYTES,
+            service.response_memory(outputs),
             format_infer_response,
             prediction,
             outputs,
@@ -155,14 +156,17 @@ class OpenInferenceRest(RestEndpoints):
         reply.headers.append(server_timing(prediction.timing))
         return reply
 
-    def _slow_bytes(self, body: bytes, length: int) -> int:
-        """Return the length of the body if its binary data is converted, or else of its JSON.
 
-        BF16 and BYTES are converted; other datatypes are not copied. With a backslash, JSON can
-        write their names in other ways.
-        """
-        head = body[:length]
-        return len(body) if any(each in head for each in (b"BF16", b"BYTES", b"\\")) else length
+def _slow_bytes(body: bytes, length: int) -> int:
+    """Return the number of bytes of a body that are slow to parse.
+
+    These are the bytes of the JSON, and of the binary data if it may be BF16 or base64, which are
+    converted. With a backslash, JSON can write these words in other ways.
+    """
+    if length == len(body):
+        return length
+    head = body[:length]
+    return len(body) if any(each in head for each in (b"BF16", b"base64", b"\\")) else length
 
 
 async def _document(request: StarletteRequest) -> dict[str, Any]:

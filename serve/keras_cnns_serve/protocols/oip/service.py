@@ -20,7 +20,7 @@ from keras_cnns_serve.core.prediction import Prediction, Target, best_indices
 from keras_cnns_serve.core.thresholds import is_unknown, threshold_of
 from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.protocols.parsing import bytes_array
-from keras_cnns_serve.protocols.responding import LABEL_BYTES, respond
+from keras_cnns_serve.protocols.responding import LABEL_BYTES, NUMBER_BYTES, respond
 from keras_cnns_serve.repository.manifest import Tensor
 from keras_cnns_serve.repository.states import State
 
@@ -194,8 +194,15 @@ async def infer(
     for each in outputs:
         values = prediction.outputs[each.name]
         if each.classes:
+            count = len(values) * min(each.classes, len(prediction.source.labels))
             values = await respond(
-                dataplane.budget, deadline, values.size, LABEL_BYTES, _classes, prediction, each
+                dataplane.budget,
+                deadline,
+                values.size,
+                count * LABEL_BYTES,
+                _classes,
+                prediction,
+                each,
             )
         answers.append((each, values))
     threshold = threshold_of(prediction.source, *wanted)
@@ -204,6 +211,26 @@ async def infer(
         unknown = np.array([is_unknown(each, threshold) for each in highest])
         answers.append((RequestedOutput(_UNKNOWN, binary=options.binary), unknown))
     return prediction, answers
+
+
+def response_memory(
+    outputs: Sequence[tuple[RequestedOutput, NDArray[Any]]], *, all_binary: bool = False
+) -> int:
+    """Return the memory for making a response, in bytes.
+
+    Args:
+        outputs: the outputs with their values.
+        all_binary: whether all outputs are binary, as over gRPC.
+    """
+    memory = 0
+    for output, array in outputs:
+        if array.dtype == np.object_:
+            memory += array.size * LABEL_BYTES
+        elif all_binary or output.binary:
+            memory += 2 * array.nbytes
+        else:
+            memory += array.size * NUMBER_BYTES
+    return memory
 
 
 def _contents(

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from google.protobuf.json_format import ParseDict
 from numpy.typing import NDArray
 
@@ -31,7 +30,7 @@ from .service import (
     model_version_status,
     signature_def,
 )
-from .tensor import conversion_size, to_array, to_proto
+from .tensor import STRING, conversion_size, to_array, to_proto
 
 
 class TensorFlowServingGrpc:
@@ -80,6 +79,8 @@ class TensorFlowServingGrpc:
         elif set(request.inputs) != {signature.inputs[0].name}:
             raise InvalidInputError(_wanted(signature))
         ((input_name, tensor),) = request.inputs.items()
+        if signature.encoded and tensor.dtype != STRING:
+            raise InvalidInputError(_wanted(signature))
         outputs = list(request.output_filter)
         budget = self._dataplane.budget
         with budget.claim() as claim:
@@ -88,7 +89,7 @@ class TensorFlowServingGrpc:
                 size, deadline, to_array, tensor, input_name, self._max_bytes, claim
             )
             if signature.encoded:
-                if array.dtype != np.object_ or array.ndim != 1:
+                if array.ndim != 1:
                     raise InvalidInputError(_wanted(signature))
                 prediction = await self._dataplane.predict_bytes(
                     target, array.tolist(), outputs=outputs, deadline=deadline
@@ -97,26 +98,34 @@ class TensorFlowServingGrpc:
                 prediction = await self._dataplane.predict(
                     target, {input_name: array}, outputs=outputs, deadline=deadline
                 )
-        values = sum(each.size for each in prediction.outputs.values())
+        count = sum(values.size for values in prediction.outputs.values())
         return await respond(
-            budget, deadline, values, NUMBER_BYTES, _predict_response, prediction, signature.name
+            budget,
+            deadline,
+            count,
+            count * NUMBER_BYTES,
+            _predict_response,
+            prediction,
+            signature.name,
         )
 
     async def classify(self, request: Any, deadline: float | None) -> Any:
         """Return all labels with their scores for each tf.Example."""
         contents = _images(request.input)
-        result = await self._infer(request.model_spec, contents, CLASSIFY_METHOD, deadline)
-        return tensorflow_serving.ClassificationResponse(
-            model_spec=result.model_spec, result=result.classification_result
+        response = tensorflow_serving.ClassificationResponse()
+        await self._infer(
+            request.model_spec, contents, CLASSIFY_METHOD, deadline, response, response.result
         )
+        return response
 
     async def regress(self, request: Any, deadline: float | None) -> Any:
         """Return one number for each tf.Example."""
         contents = _images(request.input)
-        result = await self._infer(request.model_spec, contents, REGRESS_METHOD, deadline)
-        return tensorflow_serving.RegressionResponse(
-            model_spec=result.model_spec, result=result.regression_result
+        response = tensorflow_serving.RegressionResponse()
+        await self._infer(
+            request.model_spec, contents, REGRESS_METHOD, deadline, response, response.result
         )
+        return response
 
     async def multi_inference(self, request: Any, deadline: float | None) -> Any:
         """Run several classify and regress tasks on the same tf.Examples."""
@@ -133,32 +142,51 @@ class TensorFlowServingGrpc:
         if count > 1:
             raise InvalidInputError(f"Duplicate evaluation of signature: {name:.80}")
         contents = _images(request.input)
-        results = []
+        response = tensorflow_serving.MultiInferenceResponse()
         for task in request.tasks:
             if task.method_name not in (CLASSIFY_METHOD, REGRESS_METHOD):
                 raise InvalidInputError(
                     f"method_name must be {CLASSIFY_METHOD} or {REGRESS_METHOD}, not "
                     f"{task.method_name!r:.80}"
                 )
-            results.append(await self._infer(task.model_spec, contents, task.method_name, deadline))
-        return tensorflow_serving.MultiInferenceResponse(results=results)
+            method, result = task.method_name, response.results.add()
+            is_regression = method == REGRESS_METHOD
+            values = result.regression_result if is_regression else result.classification_result
+            await self._infer(task.model_spec, contents, method, deadline, result, values)
+        return response
 
     async def _infer(
-        self, spec: Any, contents: Sequence[bytes], method: str, deadline: float | None
-    ) -> Any:
-        """Return an InferenceResult."""
+        self,
+        spec: Any,
+        contents: Sequence[bytes],
+        method: str,
+        deadline: float | None,
+        response: Any,
+        result: Any,
+    ) -> None:
+        """Run a task.
+
+        Args:
+            spec: the ModelSpec.
+            contents: the encoded images.
+            method: CLASSIFY_METHOD or REGRESS_METHOD.
+            deadline: the deadline of the request.
+            response: receives the ModelSpec of the version that answers.
+            result: a ClassificationResult or RegressionResult, which receives the results.
+        """
         prediction, values = await infer_examples(
             self._dataplane, _target(spec), spec.signature_name, contents, method, deadline
         )
         name = spec.signature_name or DEFAULT
-        return await respond(
+        response.model_spec.CopyFrom(tensorflow_serving.ModelSpec(**_spec(prediction.source, name)))
+        await respond(
             self._dataplane.budget,
             deadline,
             values.size,
-            LABEL_BYTES,
-            _inference_result,
-            prediction.source,
-            name,
+            values.size * LABEL_BYTES,
+            _add_results,
+            result,
+            prediction.source.labels,
             values,
         )
 
@@ -224,17 +252,22 @@ def _predict_response(prediction: Prediction, signature_name: str) -> Any:
     return response
 
 
-def _inference_result(source: ModelVersion, signature_name: str, values: NDArray[Any]) -> Any:
-    """Return the InferenceResult for scores [N, K] of the labels, or for numbers [N]."""
-    result = tensorflow_serving.InferenceResult(model_spec=_spec(source, signature_name))
+def _add_results(result: Any, labels: Sequence[str], values: NDArray[Any]) -> None:
+    """Add the scores [N, K] of the labels to a ClassificationResult, or numbers [N] to the other.
+
+    Args:
+        result: a ClassificationResult or RegressionResult.
+        labels: the labels, K of them.
+        values: the scores or numbers.
+    """
     if values.ndim == 1:
         for value in values.tolist():
-            result.regression_result.regressions.add(value=value)
-    for row in values.tolist() if values.ndim == 2 else ():
-        classes = result.classification_result.classifications.add().classes
-        for label, score in zip(source.labels, row, strict=True):
+            result.regressions.add(value=value)
+        return
+    for row in values.tolist():
+        classes = result.classifications.add().classes
+        for label, score in zip(labels, row, strict=True):
             classes.add(label=label, score=score)
-    return result
 
 
 def _images(request_input: Any) -> list[bytes]:

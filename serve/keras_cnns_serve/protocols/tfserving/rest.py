@@ -100,7 +100,14 @@ class TensorFlowServingRest(RestEndpoints):
         deadline = self._deadline(request)
         body = await self._json_body(request, deadline)
         parsed = await self._parse_json(
-            request, deadline, manifest.input, len(body), parse_predict_request, body, manifest
+            request,
+            deadline,
+            manifest.input,
+            len(body),
+            len(body),
+            parse_predict_request,
+            body,
+            manifest,
         )
         with request.cancelled_on_disconnect():
             if parsed.contents:
@@ -109,14 +116,14 @@ class TensorFlowServingRest(RestEndpoints):
                 )
             else:
                 prediction = await self._dataplane.predict(target, parsed.inputs, deadline=deadline)
-        outputs = prediction.outputs
+        count = sum(values.size for values in prediction.outputs.values())
         answer = await respond(
             self._dataplane.budget,
             deadline,
-            sum(each.size for each in outputs.values()),
-            NUMBER_BYTES,
+            count,
+            count * NUMBER_BYTES,
             format_predictions,
-            outputs,
+            prediction.outputs,
             parsed.format,
         )
         return Reply(answer, headers=[server_timing(prediction.timing)])
@@ -128,7 +135,7 @@ class TensorFlowServingRest(RestEndpoints):
         deadline = self._deadline(request)
         body = await self._json_body(request, deadline)
         parsed = await self._parse_json(
-            request, deadline, None, len(body), parse_examples_request, body
+            request, deadline, None, len(body), len(body), parse_examples_request, body
         )
         with request.cancelled_on_disconnect():
             prediction, values = await infer_examples(
@@ -138,7 +145,7 @@ class TensorFlowServingRest(RestEndpoints):
             self._dataplane.budget,
             deadline,
             values.size,
-            LABEL_BYTES,
+            values.size * LABEL_BYTES,
             format_results,
             values,
             prediction.source.labels,

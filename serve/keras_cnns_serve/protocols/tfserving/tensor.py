@@ -29,6 +29,7 @@ _TYPES: dict[str, tuple[Any, str]] = {
     "DT_UINT32": (np.uint32, "uint32_val"),
     "DT_UINT64": (np.uint64, "uint64_val"),
 }
+STRING = tensorflow.DataType["DT_STRING"]
 _BY_NUMBER = {tensorflow.DataType[name]: (name, *row) for name, row in _TYPES.items()}
 _BY_DTYPE = {
     np.dtype(dtype): (tensorflow.DataType[name], field)
@@ -38,7 +39,7 @@ _BY_DTYPE = {
 
 
 def conversion_size(tensor: Any) -> int:
-    """Return about how many bytes or values `to_array` converts; 0 if it converts nothing."""
+    """Return the approximate number of bytes or values that `to_array` converts, or 0."""
     if tensor.tensor_content and tensor.dtype != tensorflow.DataType["DT_BFLOAT16"]:
         return 0
     sizes: list[int] = [dim.size for dim in tensor.tensor_shape.dim[: MAX_RANK + 1]]
@@ -76,8 +77,6 @@ def to_array(tensor: Any, name: str, max_bytes: int, claim: Claim) -> NDArray[An
     shape = checked_shape(sizes, np.dtype(dtype).itemsize, name, max_bytes)
     size = math.prod(shape) * np.dtype(dtype).itemsize
     content = tensor.tensor_content
-    if type_name == "DT_BFLOAT16":
-        claim.add(2 * size)  # of the float32 numbers
     if content:
         if type_name == "DT_STRING":
             raise InvalidInputError(
@@ -90,10 +89,11 @@ def to_array(tensor: Any, name: str, max_bytes: int, claim: Claim) -> NDArray[An
             )
         array = np.frombuffer(content, dtype).reshape(shape)
     else:
-        if type_name != "DT_STRING":
-            claim.add(size)
-        array = _from_values(getattr(tensor, field), type_name, shape, name)
-    return from_bfloat16(array) if type_name == "DT_BFLOAT16" else array
+        array = _from_values(getattr(tensor, field), type_name, shape, name, claim)
+    if type_name != "DT_BFLOAT16":
+        return array
+    claim.add(2 * size)  # for the numbers as float32
+    return from_bfloat16(array)
 
 
 def to_proto(array: NDArray[Any]) -> Any:
@@ -113,13 +113,17 @@ def to_proto(array: NDArray[Any]) -> Any:
     return tensor
 
 
-def _from_values(values: Any, type_name: str, shape: tuple[int, ...], name: str) -> NDArray[Any]:
+def _from_values(
+    values: Any, type_name: str, shape: tuple[int, ...], name: str, claim: Claim
+) -> NDArray[Any]:
     count, received = math.prod(shape), len(values)
     dtype = _TYPES[type_name][0]
     if received > count or (received < count and type_name == "DT_STRING"):
         raise InvalidInputError(
             f"{name} has {received} values, but its shape needs {count}: {shape}"
         )
+    if type_name != "DT_STRING":
+        claim.add(count * np.dtype(dtype).itemsize)
     try:
         if type_name == "DT_HALF":
             array = np.fromiter(values, np.uint16, received).view(np.float16)
@@ -137,4 +141,6 @@ def _from_values(values: Any, type_name: str, shape: tuple[int, ...], name: str)
         array = np.zeros(1, dtype)
     if len(array) == 1:
         return np.broadcast_to(array[0], shape)
-    return np.concatenate([array, np.full(count - received, array[-1], array.dtype)]).reshape(shape)
+    repeated = np.full(count, array[-1], array.dtype)
+    repeated[:received] = array
+    return repeated.reshape(shape)

@@ -387,9 +387,8 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
 
 
 def _expects_continue(scope: Scope) -> bool:
-    expected = (b"expect", b"100-continue")
     return scope.get("http_version") != "1.0" and any(
-        (name, value.lower()) == expected for name, value in scope["headers"]
+        name == b"expect" and value.lower() == b"100-continue" for name, value in scope["headers"]
     )
 
 

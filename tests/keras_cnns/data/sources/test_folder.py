@@ -304,6 +304,13 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(
         scan_folder(tmp_path)
 
 
+def test_folders_of_the_system_are_no_classes(tmp_path: Path) -> None:
+    for name in ("cat", "dog", "lost+found", "System Volume Information", "__MACOSX"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "0.png")
+    assert {file.label for file in scan_folder(tmp_path).files} == {"cat", "dog"}
+
+
 def test_folders_that_are_none_say_so(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"there is no folder .*absent; if it was moved, change data\.path"

@@ -161,6 +161,7 @@ def test_what_is_wrong_is_said(
         (shaped(1000, int_val=[1, 2]), 1000),
         (shaped(1000, dtype="DT_FLOAT", float_val=[1, 2]), 4000),
         (shaped(1000, dtype="DT_BFLOAT16", half_val=[1, 2]), 6000),
+        (shaped(1000, dtype="DT_UINT8", int_val=[1] * 1000), 1000),
         (shaped(1000, dtype="DT_BFLOAT16", tensor_content=bytes(2000)), 4000),
     ],
 )
