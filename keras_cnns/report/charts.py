@@ -290,7 +290,7 @@ def dots(
         if guide:
             axes.axhline(guide[0], color=_GREY, linewidth=1, linestyle="--", label=guide[1])
             axes.legend()
-        names = [shorten(name, 22) for name in finite]
+        names = [shorten(name, 26) for name in finite]
         is_long = max(map(len, names)) * len(names) > 60
         axes.set_xticks(
             range(len(names)),

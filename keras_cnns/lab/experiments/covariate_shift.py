@@ -144,7 +144,7 @@ def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
                 name: [each["networks"][name]["drift"] for each in measurements]
                 for name in _NETWORKS
             },
-            y="change of the median / distance of the outer quantiles",
+            y="drift",
             log=True,
         ),
         *(
