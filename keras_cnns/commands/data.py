@@ -44,12 +44,13 @@ def check(
     """
     with quiet_stderr():
         from keras_cnns.data.check import check_folder
+        from keras_cnns.data.sources.folder.findings import printable
     try:
         report = check_folder(path)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
-    print(f"{path}: {report.files} files, {len(report.counts)} classes")
+    print(f"{printable(str(path))}: {report.files} files, {len(report.counts)} classes")
     splits = sorted({split for counts in report.counts.values() for split in counts})
     rows = [
         (label, *(str(counts.get(split, 0)) for split in splits), str(sum(counts.values())))
@@ -66,11 +67,12 @@ def check(
                 print(f"  {line}")
             if len(shown) < len(finding.lines):
                 print(f"  and {len(finding.lines) - len(shown)} more; --all lists them")
-    command = ("keras-cnns", "fit", str(path), "--run", str(Path("runs", path.resolve().name)))
+    run = Path("runs", path.resolve().name)
+    command = printable(shlex.join(("keras-cnns", "fit", str(path), "--run", str(run))))
     if not report.has_errors:
         print("\nno errors: the folder can be trained on")
-        print(f"train: {shlex.join(command)}")
+        print(f"train: {command}")
         return
     if report.errors_can_be_skipped:
-        print(f"\ntrain without the files that have errors: {shlex.join(command)}")
+        print(f"\ntrain without the files that have errors: {command}")
     raise typer.Exit(1)

@@ -498,11 +498,24 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     Raises:
         RecipeError: a key is unknown or missing, or a value has a wrong type or is out of range.
     """
+    _check_texts(values)
     try:
         # From JSON, since in strict mode pydantic otherwise rejects a list for a tuple.
         return TypeAdapter(Recipe).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise RecipeError("; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _check_texts(values: Mapping[str, Any]) -> None:
+    """Raise RecipeError for a text that is not Unicode, such as a path that is not UTF-8."""
+    for section, table in values.items():
+        for key, value in table.items() if isinstance(table, Mapping) else ():
+            try:
+                value.encode() if isinstance(value, str) else None
+            except UnicodeEncodeError:
+                raise RecipeError(
+                    f"{section}.{key} is {value!r}, which is not UTF-8; rename the file or folder"
+                ) from None
 
 
 def load_run_recipe(path: Path) -> Recipe:

@@ -51,11 +51,15 @@ def opened_for_training(path: Path, recipe: Recipe) -> Iterator[None]:
     """Lock a run directory, which must be new or belong to a training with the same recipe.
 
     Raises:
-        RunError: another process uses the directory, it has another recipe, or it is not a run
-            directory.
+        RunError: another process uses the directory, it has another recipe, it is not a run
+            directory, or its path is not UTF-8.
     """
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; choose another directory")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise RunError(f"the path {str(path)!r} is not UTF-8; choose another directory") from None
     try:
         with locked(path):
             _check_recipe(path, recipe)

@@ -52,12 +52,17 @@ class Run:
             raise RunError(f"cannot load {self.path / MODEL}: {reason}") from error
 
     def check_classes(self, labels: Sequence[str]) -> None:
-        """Raise RunError if the data have other classes now than at the training.
+        """Raise RunError if the classes of the data have other indices than at the training.
 
-        The classes of a folder are the names of its subfolders, and their order determines the
-        index of each class.
+        The classes of a folder are its subfolders, whose order determines the indices. The labels
+        of the run may be other names for the same classes, because `labels.txt` can be edited.
+
+        Args:
+            labels: the classes of the data, in the order of their indices.
         """
-        if tuple(labels) != self.labels:
+        indices = {label: index for index, label in enumerate(self.labels)}
+        has_moved = any(indices.get(label, index) != index for index, label in enumerate(labels))
+        if has_moved or len(labels) != len(self.labels):
             raise RunError(
                 f"the data of {self.path} have the classes {', '.join(labels)} now, and had the "
                 f"classes {', '.join(self.labels)} at the training. Restore the former classes, or "

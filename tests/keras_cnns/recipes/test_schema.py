@@ -62,6 +62,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ),
         ("model.frozen_epochs=1", "frozen_epochs needs weights"),
         ("data.name=folder", 'name = "folder" and name = "idx" need a path'),
+        ("data.path=caf\udce9", r"data.path is 'caf\udce9', which is not UTF-8; rename"),
         ("data.path=photos", 'name = "folder" and name = "idx" need a path'),
         ("augmentation.mixup=0.2", "unknown key augmentation.mixup; did you mean 'mixup_alpha'"),
         ("training.epochs=2.5", "training.epochs is 2.5: input should be a valid integer"),

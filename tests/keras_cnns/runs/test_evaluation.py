@@ -68,6 +68,9 @@ def test_data_with_other_classes_are_refused(tmp_path: Path) -> None:
     message = "have the classes ant, bear, cat now, and had the classes bear, cat, dog at the train"
     with pytest.raises(RunError, match=message):
         open_run_split(run, "test")
+    with pytest.raises(RunError, match="have the classes ant, bear, cat now"):
+        open_run_split(replace(run, labels=("ant", "bear")), "test")
+    open_run_split(replace(run, labels=("the ant", "bear", "the cat")), "test")  # only renamed
 
 
 def test_a_folder_has_no_split_that_its_recipe_does_not_name(tmp_path: Path) -> None:
