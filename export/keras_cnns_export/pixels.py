@@ -91,24 +91,18 @@ def compare_pixels(
         images: the number of images.
     """
     levels = np.arange(256)
-    kinds: list[str] = []
-    counts: list[Array] = []  # for each image, the number of pixels with each difference
+    counts: dict[str, Array] = {}  # kind of image -> the number of pixels with each difference
+    largest_sum = -1  # of the differences in an image
     # The images are compared one by one, because 200 large images may not fit into memory.
     for kind, content in generated_images(images):
         given, expected = decode([content])[0], read_by_pillow(content, preprocessing)
         difference = np.abs(given.astype(np.int16) - expected)
         count = np.bincount(difference.ravel(), minlength=256)
-        if not counts or count @ levels > max(each @ levels for each in counts):
-            worst = kind, given, expected
-        kinds.append(kind)
-        counts.append(count)
-    by_kind = {
-        kind: _within_one_level(
-            np.sum([c for k, c in zip(kinds, counts, strict=True) if k == kind], axis=0)
-        )
-        for kind in dict.fromkeys(kinds)
-    }
-    total = np.sum(counts, axis=0)
+        if (of_image := int(count @ levels)) > largest_sum:
+            largest_sum, worst = of_image, (kind, given, expected)
+        counts[kind] = counts.get(kind, np.zeros(256, np.int64)) + count
+    by_kind = {kind: _within_one_level(each) for kind, each in counts.items()}
+    total = np.sum(list(counts.values()), axis=0)
     largest = int(total.nonzero()[0].max())
     figures = Pixels(
         images=images,
