@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from keras_cnns.files import flush
+from keras_cnns.runs.lock import lock
 from keras_cnns_export.errors import ExportError
 
 _PARTIAL = ".partial-"
@@ -167,31 +168,10 @@ def _exclusive(directory: Path) -> Iterator[None]:
     """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        _flock(descriptor)
+        lock(descriptor, wait=True)
         yield
     finally:
         os.close(descriptor)
-
-
-def _flock(descriptor: int, *, wait: bool = True) -> bool:
-    """Lock an open file or directory, and return whether this is possible.
-
-    Windows and some file systems have no `flock`.
-
-    Raises:
-        BlockingIOError: another process holds the lock and `wait` is False.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise
-    except OSError:
-        return False
-    return True
 
 
 def sweep(model_directory: Path) -> None:
@@ -204,17 +184,17 @@ def sweep(model_directory: Path) -> None:
         return
     for partial in model_directory.glob(f"{_PARTIAL}*"):
         with contextlib.suppress(OSError):  # a concurrent sweep is removing it
-            lock = _lock(partial)
-            if lock is not None:
+            descriptor = _lock(partial)
+            if descriptor is not None:
                 shutil.rmtree(partial, ignore_errors=True)
-                os.close(lock)
+                os.close(descriptor)
 
 
 def _has_locks(directory: Path) -> bool:
     """Return whether files in a directory can be locked."""
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
-            return _flock(file.fileno())
+            return lock(file.fileno())
     except OSError:  # for example, the directory does not exist yet
         return False
 
@@ -226,7 +206,7 @@ def _lock(partial: Path) -> int | None:
     """
     descriptor = os.open(partial / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        _flock(descriptor, wait=False)
+        lock(descriptor)
         # A link count of 0 means that the file was removed between `open` and `flock`.
         if os.fstat(descriptor).st_nlink > 0:
             return descriptor

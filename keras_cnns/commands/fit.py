@@ -17,7 +17,7 @@ from keras_cnns.commands.train import train as train_command
 from keras_cnns.durations import format_seconds
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.runs.exported import MANIFEST, find_versions
-from keras_cnns.runs.names import CONFIG, REPORT, RESULTS
+from keras_cnns.runs.names import CONFIG, REPORT, RESULTS, named
 
 if TYPE_CHECKING:
     from keras_cnns.fit.plan import Request
@@ -81,6 +81,7 @@ def fit(
         raise typer.BadParameter(
             "--serve needs two more packages: pip install keras-cnns-export keras-cnns-serve"
         )
+    run = named(run)
     to = to or Path("models") / run.name
     if to.resolve().parent == to.resolve() or to.is_file():
         raise typer.BadParameter(f"{to} cannot be the directory of a model", param_hint="--to")

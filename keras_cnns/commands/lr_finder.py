@@ -6,6 +6,7 @@ import typer
 
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.recipes import Recipe
+from keras_cnns.runs.names import named
 
 
 def run_lr_finder(recipe: Recipe, run: Path | None) -> None:
@@ -22,8 +23,7 @@ def run_lr_finder(recipe: Recipe, run: Path | None) -> None:
         from keras_cnns.training.lr_finder import find_learning_rate
     path = Path("find-lr.html")
     if run is not None:
-        run = run.resolve() if run.name in ("", "..") else run
-        path = run.with_name(f"{run.name}-find-lr.html")
+        path = named(run).with_name(f"{named(run).name}-find-lr.html")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise typer.BadParameter(f"{path} is a directory, but the page would be written there")

@@ -11,7 +11,7 @@ from keras_cnns.review.duration import estimate_duration
 from keras_cnns.review.page import render
 from keras_cnns.review.scores import Ranking, rank_labels
 from keras_cnns.review.table import TABLE, format_table, write_table
-from keras_cnns.runs.names import RESULTS
+from keras_cnns.runs.names import RESULTS, named
 from keras_cnns.runs.run import Run, RunError, open_run
 from keras_cnns.training.folds import (
     OutOfFold,
@@ -53,10 +53,8 @@ def review(run: str | Path, *, folds: int | None = None, to: str | Path | None =
         RunError: there is no such run, it is the run of a fold, or `to` contains other runs.
         ValueError: there are too few images for folds, or the table has been edited.
     """
-    run = Path(run)
-    if run.name in ("", ".."):
-        run = run.resolve()  # beside which there is a place for the folder of the review
-    to = Path(to) if to else run.with_name(f"{run.resolve().name}-review")
+    run = named(Path(run))
+    to = Path(to) if to else run.with_name(f"{run.name}-review")
     if known := read_folds(run):
         if folds not in (None, known["folds"]):
             raise RunError(f"{run} has {known['folds']} folds, and not {folds}")

@@ -38,8 +38,10 @@ def locked(directory: Path, *, wait: bool = False) -> Iterator[None]:
             os.close(descriptor)
 
 
-def lock(descriptor: int, *, wait: bool = False) -> None:
-    """Lock an open file or directory until it is closed, if the system can.
+def lock(descriptor: int, *, wait: bool = False) -> bool:
+    """Lock an open file or directory until it is closed, and return whether this is possible.
+
+    Windows and some file systems have no such lock.
 
     Args:
         descriptor: the descriptor of the file or directory.
@@ -51,10 +53,11 @@ def lock(descriptor: int, *, wait: bool = False) -> None:
     try:
         import fcntl
     except ImportError:
-        return
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise
     except OSError:  # a file system without locks
-        pass
+        return False
+    return True
