@@ -16,8 +16,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CANNOT_WRITE = (*_FULL, errno.EROFS, errno.EFBIG)  # reading never fails with these errors
 
 
-def read_text(path: str | Path) -> str:
+def read_text(path: str | Path, *, errors: str = "strict") -> str:
     """Return the text of a UTF-8 file without a byte order mark; lines end with "\\n".
+
+    Args:
+        path: the file.
+        errors: how bytes that are not UTF-8 are decoded, as in `bytes.decode`.
 
     Raises:
         OSError: the file cannot be read.
@@ -29,7 +33,7 @@ def read_text(path: str | Path) -> str:
             f"{path} is in UTF-16; save it as UTF-8 (Windows Notepad: Save as, Encoding UTF-8)"
         )
     try:
-        text = content.decode(ENCODING)
+        text = content.decode(ENCODING, errors)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not in UTF-8: {error}; save it as UTF-8") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -23,5 +23,6 @@ def print_table(
         table.add_column(column, justify="right" if right else "left", no_wrap=right or not index)
     for row in rows:
         table.add_row(*row)
-    # A pipe has no width, and its reader expects one line per row.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    # A pipe has no width, and its reader expects one line per row. Names are not markup.
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, markup=False, emoji=False).print(table)

@@ -225,7 +225,7 @@ def summary(version: Path) -> str:
     if chosen := [each for each in thresholds_in(content) if each["min_accuracy"]]:
         best = chosen[-1]
         lines.append(
-            f"threshold {best['threshold']:g}: {best['coverage']:.2%} of the images reach it, "
+            f"threshold {best['threshold']}: {best['coverage']:.2%} of the images reach it, "
             f"{best['accuracy']:.2%} of these are correct"
             if best["threshold"]
             else f"no threshold is needed for an accuracy of {best['min_accuracy']:.0%}: without "

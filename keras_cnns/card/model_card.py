@@ -104,6 +104,7 @@ def _render(run: Run, published: Published | None, card: Card) -> str:
         published=published,
         repository=shlex.quote(published.path.resolve().parents[1].name) if published else "",
         fingerprint=environment.get("data_fingerprint"),
+        corrections=environment.get("corrections"),
         environment=_facts(environment),
     )
 
@@ -148,8 +149,7 @@ def _without_folders(recipe: Recipe) -> Recipe:
     weights = PurePath(model.weights)
     if weights.is_absolute():
         model = replace(model, weights=weights.name)
-    if data.path:
-        data = replace(data, path=PurePath(data.path).name)
+    data = replace(data, path=PurePath(data.path).name, corrections=PurePath(data.corrections).name)
     return replace(recipe, data=data, model=model)
 
 

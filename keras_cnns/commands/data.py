@@ -70,7 +70,7 @@ def check(
     run = Path("runs", path.resolve().name)
     command = printable(shlex.join(("keras-cnns", "fit", str(path), "--run", str(run))))
     if not report.has_errors:
-        print("\nno errors: the folder can be trained on")
+        print("\nno errors: training on this folder is possible")
         print(f"train: {command}")
         return
     if report.errors_can_be_skipped:

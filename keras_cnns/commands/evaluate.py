@@ -104,18 +104,18 @@ def _print_unknown(run: "Run", split: str, unknown: str) -> None:
         compared = compare_unknown(run, split, unknown, counting).to_dict()
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--unknown") from error
+    path = run.path / UNKNOWN
+    with naming_the_file(path):
+        write_json(path, compared)
     print(
         f"{run.path}: {compared['known_images']:,} known images ({split}), "
-        f"{compared['unknown_images']:,} unknown images ({unknown})"
+        f"{compared['unknown_images']:,} unknown images ({compared['unknown']})"
     )
     print_table(SCORE_COLUMNS, score_rows(compared), numbers=range(1, len(SCORE_COLUMNS)))
     if compared["thresholds"]:
         print("\nimages whose highest probability reaches a threshold:")
         columns = ACCEPTANCE_COLUMNS
         print_table(columns, acceptance_rows(compared), numbers=range(1, len(columns)))
-    path = run.path / UNKNOWN
-    with naming_the_file(path):
-        write_json(path, compared)
     print(f"written to {path}; `keras-cnns report {run.path}` shows it")
 
 

@@ -99,7 +99,7 @@ def fit(
             print(f"{path}: the recipe, and why each value was chosen")
         else:
             plan.check_plan(run, request)
-            print(f"{path}: going on with this recipe")
+            print(f"{path}: continuing with this recipe")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     train_command(recipe=str(path), run=run)

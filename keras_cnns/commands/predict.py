@@ -86,7 +86,7 @@ def predict(
         except ValueError as error:
             raise typer.BadParameter(f"{run} {error}", param_hint="--min-accuracy") from error
         print(
-            f"threshold {min_probability:g}"
+            f"threshold {min_probability}"
             if min_probability
             else f"no threshold is needed for the accuracy {min_accuracy:g}: no image is unknown",
             file=sys.stderr,
@@ -116,7 +116,7 @@ def predict(
         answer_file = AnswerFile(
             to.with_suffix(".jsonl") if is_parquet else to,
             top_k,
-            has_threshold=min_probability is not None,
+            min_probability=min_probability,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--to") from error

@@ -42,18 +42,19 @@ def review(
     continues if it was stopped.
     """
     with quiet_stderr():
+        from keras_cnns.data.sources.folder.findings import printable
         from keras_cnns.review import review as review_run
     result = review_run(run, folds=folds, to=to)
     found, ranking = result.out_of_fold, result.ranking
     rows = [
         (
             str(rank),
-            shlex.quote(Path(str(found.files[i])).name)
+            printable(shlex.quote(Path(str(found.files[i])).name))
             if found.files[i]
             else f"{found.splits[i]} {found.indices[i]}",
-            str(found.classes[found.labels[i]]),
+            printable(str(found.classes[found.labels[i]])),
             f"{ranking.confidences[i]:.1%}",
-            str(found.classes[ranking.suggested[i]]),
+            printable(str(found.classes[ranking.suggested[i]])),
             f"{ranking.suggested_probabilities[i]:.1%}",
         )
         for rank, i in enumerate(ranking.order[:_SHOWN].tolist(), 1)

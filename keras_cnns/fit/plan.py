@@ -103,8 +103,8 @@ def check_plan(run: Path, request: Request) -> None:
     if made_by.removeprefix(_COMMAND) != wanted:
         raise ValueError(
             f"{path} was made by `keras-cnns fit {made_by.removeprefix(_COMMAND)}`, but the "
-            f"command is now `keras-cnns fit {wanted}`. Give the same arguments to go on, choose "
-            f"another --run, or remove {path} and {run} to begin anew"
+            f"command is now `keras-cnns fit {wanted}`. Give the same arguments to continue, "
+            f"choose another --run, or remove {path} and {run} to begin anew"
         )
 
 

@@ -75,7 +75,7 @@ def threshold_row(threshold: Mapping[str, Any]) -> tuple[str, ...]:
 def _name(threshold: Mapping[str, Any]) -> tuple[str, str]:
     """Return two cells: the accuracy for which a threshold was chosen, and the threshold."""
     target = threshold["min_accuracy"]
-    return "-" if target is None else f"{target:.0%} correct", f"{threshold['threshold']:g}"
+    return "-" if target is None else f"{target:.0%} correct", str(threshold["threshold"])
 
 
 def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]) -> list[str]:
@@ -103,7 +103,7 @@ def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]
             )
         elif found.accuracy is not None:
             sentences.append(
-                f"With the threshold {row['threshold']:g}, the model answers {found.coverage:.1%} "
+                f"With the threshold {row['threshold']}, the model answers {found.coverage:.1%} "
                 f"of the test images, and {found.accuracy:.1%} of these answers are correct (95 % "
                 f"interval {format_interval(found.correct, found.answered)})."
             )
@@ -149,7 +149,7 @@ def unknown_section(compared: Mapping[str, Any] | None) -> page.Section:
 
 def score_rows(compared: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return a row of `SCORE_COLUMNS` for each score in the content of `unknown.json`."""
-    names = {"highest probability": "probability", "energy": "energy"}
+    names = {"highest probability": "probability", "negative energy": "energy"}
     return [
         (name, f"{compared[key]['auroc']:.4f}", f"{compared[key]['unknown_accepted']:.1%}")
         for name, key in names.items()

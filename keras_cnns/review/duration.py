@@ -45,5 +45,7 @@ def estimate_duration(run: Run, images: int, folds: int, remaining: int) -> Dura
     # The time at the end of an epoch, for the evaluation, the diagnostics and the files.
     rest = max(0.0, statistics.median(row["seconds"] - row["steps"] * step for row in times))
     steps = -(-(images - images // folds) // training.batch_size)
-    epochs = training.max_steps / steps if training.max_steps else training.epochs
+    # Early stopping ends the folds after about as many epochs as the run.
+    last = run.results().get("last_epoch", training.epochs)
+    epochs = training.max_steps / steps if training.max_steps else last
     return Duration(remaining, epochs, steps, step, remaining * epochs * (steps * step + rest))

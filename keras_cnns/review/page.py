@@ -154,6 +154,15 @@ def _instructions(
         "columns too, and save it as corrections.csv in UTF-8: replace the label where it is "
         f"wrong, and write {YES} in the column {EXCLUDE} for an image that belongs to no class. "
         "Rows that you leave as they are change nothing.",
+        *(
+            [
+                f"This run has corrections already, and the new file replaces them. {TABLE} "
+                "contains them; if you write a new file, copy the rows of "
+                f"{printable(recipe.data.corrections)} into it."
+            ]
+            if recipe.data.corrections
+            else []
+        ),
         "Train with this file. The photos stay where they are; the run directory receives a copy "
         "of corrections.csv.",
     )

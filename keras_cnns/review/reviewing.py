@@ -61,6 +61,11 @@ def review(run: str | Path, *, folds: int | None = None, to: str | Path | None =
         recipe = open_run(fold_path(run, 1)).recipe
         recipe = replace(recipe, data=replace(recipe.data, fold=0, folds=0))
         found = collect_out_of_fold(run, known["folds"])
+    elif fold_path(run, 1).exists():
+        raise RunError(
+            f"the folds in {run} are not finished; repeat the command `keras-cnns train --folds` "
+            "that began them"
+        )
     else:
         finished = open_run(run)
         recipe = finished.recipe
@@ -84,6 +89,11 @@ def _train(run: Run, recipe: Recipe, directory: Path, folds: int) -> OutOfFold:
         k for k in range(1, folds + 1) if not (fold_path(directory, k) / RESULTS).exists()
     ]
     if unfinished:
+        if (directory / TABLE).exists():  # which is written when all folds are finished
+            raise ValueError(
+                f"{directory / TABLE} is the table of another review; choose another folder for "
+                "this review"
+            )
         duration = estimate_duration(run, len(splits.pool.folds), folds, len(unfinished))
         print_message(
             duration.describe()

@@ -89,27 +89,30 @@ class AnswerFile:
         finished: image file -> whether its row is an error; only files with a row are keys.
     """
 
-    def __init__(self, path: Path, top_k: int, *, has_threshold: bool = False) -> None:
+    def __init__(self, path: Path, top_k: int, *, min_probability: float | None = None) -> None:
         """Read the existing rows, and remove an incomplete row at the end.
 
         Args:
             path: a .csv or .jsonl file, which need not exist.
             top_k: the number of labels of each row.
-            has_threshold: whether the rows have a value `unknown`.
+            min_probability: the threshold of `predict_files`. If it is not None, the rows have a
+                value `unknown`.
 
         Raises:
             ValueError: the suffix is neither .csv nor .jsonl, the existing file contains other
-                columns or no predictions, or another process is writing to it.
+                columns, no predictions or predictions with another threshold, or another process
+                is writing to it.
             OSError: the file cannot be read or written.
         """
         if path.suffix.lower() not in _SUFFIXES:
             raise ValueError(f"{path} must end in {' or '.join(_SUFFIXES)}")
         self._path, self._is_csv = path, path.suffix.lower() == ".csv"
-        self._top_k, self._has_threshold = top_k, has_threshold
+        self._top_k, self._min_probability = top_k, min_probability
+        self._has_threshold = min_probability is not None
         self._columns = ["file", "label", "probability"]
         for rank in range(2, top_k + 1):
             self._columns += [f"label_{rank}", f"probability_{rank}"]
-        self._columns += [*(["unknown"] if has_threshold else []), "error"]
+        self._columns += [*(["unknown"] if self._has_threshold else []), "error"]
         self.finished: dict[str, bool] = {}
         # Bytes of a name that are not UTF-8 are written unchanged.
         self._file = path.open("a", encoding="utf-8", errors="surrogateescape", newline="")
@@ -211,6 +214,8 @@ class AnswerFile:
                     f"{len(self._columns)}; choose another file"
                 )
             self.finished[row[0]] = bool(row[-1])
+            if self._has_threshold and not row[-1]:
+                self._check_threshold(f"row {number}", row[2], row[-2] == "true")
 
     def _read_json_lines(self, end: int, rest: str) -> None:
         if not end and rest[:1] not in ("", "{"):
@@ -237,6 +242,25 @@ class AnswerFile:
                     f"{'' if has_threshold else 'out'} a threshold; choose another file, or give "
                     "the same --min-probability"
                 )
+            if has_threshold and not is_error:
+                self._check_threshold(f"line {number}", row["probability"], row["unknown"])
+
+    def _check_threshold(self, where: str, probability: str | float, unknown: bool) -> None:
+        """Raise ValueError if a row was written with another threshold."""
+        try:
+            value = float(probability)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{self._path}: {where} has the probability {probability!r}, which is not a "
+                "number; choose another file"
+            ) from None
+        assert self._min_probability is not None
+        is_rounded = abs(value - self._min_probability) <= 10**-_DECIMALS  # either may be right
+        if not is_rounded and unknown == (value >= self._min_probability):
+            raise ValueError(
+                f"{self._path}: {where} was written with another threshold than "
+                f"{self._min_probability}; choose another file, or give the same threshold"
+            )
 
 
 def write_parquet(json_lines: Path, path: Path, *, has_threshold: bool = False) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from keras_cnns.data.sources.folder.corrections import Corrections
-from keras_cnns.files import PARTIAL, write_json, write_text
+from keras_cnns.files import PARTIAL, write_json, write_names, write_text
 from keras_cnns.messages import print_message
 from keras_cnns.recipes import Recipe, format_recipe, with_absolute_paths
 from keras_cnns.runs.environment import describe_environment
@@ -108,7 +108,7 @@ def begin(
     # The recipe is written first: a directory with other files, but without a recipe, is not a run.
     write_text(path / CONFIG, format_recipe(with_absolute_paths(recipe)))
     if corrections:
-        write_text(path / CORRECTIONS, corrections.text)
+        write_names(path / CORRECTIONS, corrections.text)
     write_text(path / LABELS, "".join(f"{label}\n" for label in labels))
     text = _README_TEXT.format(model=recipe.model.name, data=recipe.data.name)
     write_text(path / README, text)

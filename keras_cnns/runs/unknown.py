@@ -132,12 +132,12 @@ def compare_unknown(run: Run, split: str, unknown: str, counting: Counting) -> U
     images = (images for images, _ in known_batches)
     with counting(f"known: {split}", known_batches.num_examples) as count:
         known = _score_all(score, images, count)
-    with counting(f"unknown: {unknown}", unknown_count) as count:
+    with counting(f"unknown: {printable(unknown)}", unknown_count) as count:
         found = _score_all(score, unknown_batches, count)
     return UnknownObjects(
         known=split,
         known_images=len(known.probability),
-        unknown=unknown,
+        unknown=printable(unknown),
         unknown_images=len(found.probability),
         probability=separate(known.probability, found.probability),
         energy=separate(known.energy, found.energy),
@@ -206,6 +206,11 @@ def _score_all(
 def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
     """Return preprocessed batches of images, uint8 [N, H, W, C], and the number of images."""
     path = Path(unknown)
+    if not unknown or path.is_file():
+        raise ValueError(
+            f"{printable(unknown)!r} is not a folder and not the name of a data set; name a folder "
+            "of images, a folder of idx files, or a data set such as digits"
+        )
     if path.is_dir() and not any("-ubyte" in each.name for each in path.iterdir()):
         files = find_image_files([path])
         return _read_folder(files, data), len(files)
@@ -221,6 +226,9 @@ def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
         data,
         name="idx" if is_idx else unknown,
         path=unknown if is_idx else "",
+        corrections="",  # those of the known images
+        fold=0,
+        folds=0,
         train_split="train",
         validation_split="validation",
         test_split="test",

@@ -31,6 +31,7 @@ from keras_cnns.training.callbacks import (
     Unfreeze,
     UpdateRatio,
 )
+from keras_cnns.training.callbacks.unfreeze import find_stages
 from keras_cnns.training.model import accuracy_key
 from keras_cnns.training.preparation import Preparation
 
@@ -191,17 +192,21 @@ def _make_recipe_callbacks(recipe: Recipe) -> Callbacks:
 def _early_stopping(prepared: Preparation, monitor: str) -> keras.callbacks.EarlyStopping | None:
     """Return the callback that ends a training when the validation accuracy no longer rises.
 
-    The callback begins to count epochs after the frozen epochs and after the last decay of the
-    schedule "step", because the accuracy is expected to rise again after them.
+    The callback begins to count epochs after the warm-up, after the first stage is unfrozen and
+    after the last decay of the schedule "step", because the accuracy is expected to rise again
+    after them.
     """
     recipe, steps_per_epoch = prepared.recipe, prepared.training.steps
     patience, optimizer = recipe.training.early_stopping_patience, recipe.optimizer
     if not patience:
         return None
+    unfrozen = recipe.model.frozen_epochs
+    if recipe.model.unfreeze_epochs:
+        unfrozen += recipe.model.unfreeze_epochs * (len(find_stages(prepared.model)) - 1)
     decays = (*optimizer.decay_at_epochs, *(x / steps_per_epoch for x in optimizer.decay_at_steps))
     return keras.callbacks.EarlyStopping(
         monitor=monitor,
         mode="max",
         patience=patience,
-        start_from_epoch=math.ceil(max(recipe.model.frozen_epochs, *decays, 0)),
+        start_from_epoch=math.ceil(max(unfrozen, optimizer.warmup_epochs, *decays)),
     )

@@ -11,9 +11,9 @@ import hashlib
 import json
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ import numpy as np
 from keras_cnns.data import Split, Splits
 from keras_cnns.files import naming_the_file, replacing, write_json, write_names
 from keras_cnns.messages import counting, print_message
-from keras_cnns.recipes import Recipe, with_absolute_paths
+from keras_cnns.recipes import Recipe, parse_recipe, with_absolute_paths
 from keras_cnns.runs.directory import check_data, opened_for_training
 from keras_cnns.runs.names import CONFIG, FOLDS, OUT_OF_FOLD, RESULTS
 from keras_cnns.runs.predictions import predictor
@@ -65,7 +65,9 @@ def with_fold(recipe: Recipe, fold: int, folds: int) -> Recipe:
     Raises:
         ValueError: there is no such fold, or the recipe's splits cannot be divided into folds.
     """
-    return replace(recipe, data=replace(recipe.data, fold=fold, folds=folds))
+    tree = asdict(cast(Any, recipe))
+    tree["data"] |= {"fold": fold, "folds": folds}
+    return parse_recipe(tree)
 
 
 def train_folds(

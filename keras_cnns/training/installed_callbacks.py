@@ -42,8 +42,10 @@ def describe(entry_point: EntryPoint) -> str:
     return f"{entry_point.name} of {origin} ({_GROUP}: {entry_point.value})"
 
 
-def make_installed(recipe: Recipe, run: Path) -> list[keras.callbacks.Callback]:
-    """Return the callbacks of installed packages for a training, and print their names.
+def make_installed(
+    recipe: Recipe, run: Path, *, quiet: bool = False
+) -> list[keras.callbacks.Callback]:
+    """Return the callbacks of installed packages for a training; print their names unless `quiet`.
 
     Raises:
         InstalledCallbackError: a callback cannot be imported or made, or is not a callback. An
@@ -66,7 +68,8 @@ def make_installed(recipe: Recipe, run: Path) -> list[keras.callbacks.Callback]:
             if name.startswith("on_") and not getattr(method, "_is_default", False):
                 setattr(callback, name, _naming(entry_point, name, method))
         callbacks.append(callback)
-        print_message(f"{run}: added the callback {describe(entry_point)}")
+        if not quiet:
+            print_message(f"{run}: added the callback {describe(entry_point)}")
     return callbacks
 
 

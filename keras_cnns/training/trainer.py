@@ -117,7 +117,7 @@ def _train(
     data_fingerprint = splits.fingerprint()  # also checks the images of a folder
     check_data(run, data_fingerprint)
     distribution.share(run, recipe, data_fingerprint)
-    if splits.corrections and not recipe.data.fold:
+    if splits.corrections and not recipe.data.fold and not quiet:
         print_message(f"{recipe.data.corrections}: {splits.corrections.describe()}")
     prepared = prepare(recipe, splits, distribution)
     model, steps_per_epoch = prepared.model, prepared.training.steps
@@ -132,7 +132,7 @@ def _train(
         prepared,
         run,
         extra=extra_callbacks,
-        installed=make_installed(recipe, run),
+        installed=make_installed(recipe, run, quiet=quiet),
         begin=keras.callbacks.LambdaCallback(on_train_begin=write_first_files),
         batch=probe,
         seconds=checkpoint_seconds,
@@ -142,7 +142,7 @@ def _train(
     )
     resume = callbacks.resume
     if resume.step and not quiet:
-        print_message(f"{run}: going on from step {resume.step}, in epoch {resume.epoch + 1}")
+        print_message(f"{run}: resuming at step {resume.step}, in epoch {resume.epoch + 1}")
     try:
         model.fit(
             distribution.distribute(prepared.batches(resume.step)),

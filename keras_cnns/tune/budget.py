@@ -43,10 +43,15 @@ class Plan:
     def describe(self, spent: float) -> str:
         """Return the plan in whole sentences."""
         trials = self.fitting(spent)
+        fitting = (
+            f"{trials} more {'fits' if trials == 1 else 'fit'} into the search, or a few more if "
+            "some are pruned"
+            if trials
+            else "no other fits into the search"
+        )
         text = (
-            f"One training takes about {format_seconds(self.trial)}, and {trials} more "
-            f"{'fits' if trials == 1 else 'fit'} into the search, or a few more if some are "
-            f"pruned. {format_seconds(max(0.0, self.total - spent))} of "
+            f"One training takes about {format_seconds(self.trial)}, and {fitting}. "
+            f"{format_seconds(max(0.0, self.total - spent))} of "
             f"{format_seconds(self.total)} are left"
         )
         if self.reserved:

@@ -15,9 +15,11 @@ class Comparison:
     """The test accuracies of the recipe and of a trial's settings, seed by seed."""
 
     number: int  # number of the trial
-    seeds: tuple[int, ...]  # at least two seeds
-    recipe: tuple[float, ...]  # accuracies from 0 to 1
-    best: tuple[float, ...]
+    seeds: tuple[int, ...] = ()  # at least two seeds; none if a training has diverged
+    recipe: tuple[float, ...] = ()  # accuracies from 0 to 1
+    best: tuple[float, ...] = ()
+    # The trial and the seed of the training that has diverged, which ends the comparison.
+    diverged: tuple[int, int] | None = None
 
     @property
     def differences(self) -> tuple[float, ...]:
@@ -37,6 +39,9 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """Return whether the trial's settings are better than those of the recipe."""
+        if self.diverged:
+            is_trial = self.diverged[0] == self.number
+            return Verdict.NOT_SUPPORTED if is_trial else Verdict.INCONCLUSIVE
         return self.decide().verdict if self.has_interval else Verdict.INCONCLUSIVE
 
     def decide(self) -> Decision:
@@ -51,6 +56,8 @@ class Comparison:
 
     def describe(self) -> str:
         """Return the result in whole sentences."""
+        if self.diverged:
+            return self._describe_divergence()
         if not self.has_interval:
             return self._describe_equal()
         decision = self.decide()
@@ -77,9 +84,24 @@ class Comparison:
             else "More seeds would hardly decide it."
         )
         return (
-            f"It remains open whether trial {self.number} is better than the recipe: its test "
-            f"accuracy minus that of the recipe is {mean:+.2f} points {seeds} (between {low:+.2f} "
-            f"and {high:+.2f}; {bounds}). {remedy}"
+            f"Nothing was shown to be better than the recipe: the comparison with trial "
+            f"{self.number} is inconclusive. The trial's test accuracy minus that of the recipe is "
+            f"{mean:+.2f} points {seeds} (between {low:+.2f} and {high:+.2f}; {bounds}). {remedy}"
+        )
+
+    def _describe_divergence(self) -> str:
+        """Return the result in whole sentences if a training has diverged."""
+        assert self.diverged is not None
+        number, seed = self.diverged
+        if number == self.number:
+            return (
+                f"Nothing was better than the recipe: trial {number} is best on the validation "
+                f"images, but its training diverges with the seed {seed}."
+            )
+        return (
+            f"Nothing was shown to be better than the recipe: the comparison with trial "
+            f"{self.number} is inconclusive, because the recipe's own training diverges with the "
+            f"seed {seed}."
         )
 
     def _describe_equal(self) -> str:
@@ -88,11 +110,12 @@ class Comparison:
         result = (
             "the two have the same test accuracy"
             if abs(difference) <= _SAME
-            else f"its test accuracy minus that of the recipe is {difference:+.2f} points"
+            else f"the trial's test accuracy minus that of the recipe is {difference:+.2f} points"
         )
         return (
-            f"It remains open whether trial {self.number} is better than the recipe: {result} with "
-            f"every one of {len(self.seeds)} seeds. Equal differences have no standard deviation, "
+            f"Nothing was shown to be better than the recipe: the comparison with trial "
+            f"{self.number} is inconclusive, because {result} with every one of {len(self.seeds)} "
+            f"seeds. Equal differences have no standard deviation, "
             "so there is no interval; more seeds or more test images would be needed."
         )
 

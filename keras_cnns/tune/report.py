@@ -129,7 +129,7 @@ def _render(request: Request, outcome: Outcome) -> str:
 def _comparison(outcome: Outcome) -> list[page.Block]:
     """Return the table and the chart of the comparison over seeds, if there was one."""
     comparison = outcome.comparison
-    if comparison is None:
+    if comparison is None or comparison.diverged:
         return []
     best = f"trial {comparison.number}"
     rows = [

@@ -9,12 +9,13 @@ from typing import Any
 
 import keras
 
+from keras_cnns.data import Splits
 from keras_cnns.durations import format_seconds
-from keras_cnns.files import write_json, write_text
+from keras_cnns.files import PARTIAL, write_json, write_text
 from keras_cnns.keras_internals import clear_session
 from keras_cnns.lab.verdict import Verdict
 from keras_cnns.recipes import Recipe, format_recipe, with_absolute_paths
-from keras_cnns.runs.directory import describe_use
+from keras_cnns.runs.directory import check_data, describe_use
 from keras_cnns.runs.ending import CALLBACK
 from keras_cnns.runs.lock import locked
 from keras_cnns.runs.logs import by_main_output
@@ -99,10 +100,10 @@ class Outcome:
         if self.best.number == 1:
             return (
                 f"Nothing was better than the recipe: none of the {len(self.trials) - 1} other "
-                "trials has reached a higher validation accuracy."
+                "trials was completed with a higher validation accuracy."
                 if len(self.trials) > 2
-                else "Nothing was better than the recipe: the other trial has not reached a higher "
-                "validation accuracy."
+                else "Nothing was better than the recipe: the other trial was not completed with a "
+                "higher validation accuracy."
             )
         result = self.comparison.describe() if self.comparison else self._describe_difference()
         if self.chosen is self.best:
@@ -185,10 +186,11 @@ class _Search:
         """Search, compare, and write the recipe of the best settings."""
         request = self.request
         if trials := self.study.trials():
+            count = "1 trial" if len(trials) == 1 else f"{len(trials)} trials"
             self.log(
-                f"{request.folder}: going on after {len(trials)} trials and "
-                f"{format_seconds(self.clock.spent)}"
+                f"{request.folder}: resuming after {count} and {format_seconds(self.clock.spent)}"
             )
+            check_data(request.folder / trials[0].name, Splits(request.recipe.data).fingerprint())
         if self.state["searched"] != [request.minutes, request.max_trials]:
             while self._has_time():
                 self._run_trial()
@@ -306,7 +308,11 @@ class _Search:
                     return False
 
                 self._show(name)
-                run = self._train(_with_seed(recipe, seed), name, ReportEpoch(report))
+                try:
+                    run = self._train(_with_seed(recipe, seed), name, ReportEpoch(report))
+                except DivergedError:
+                    self.log(f"{name}: diverged")
+                    return Comparison(best.number, diverged=(number, seed))
                 accuracy = run.results()["test"]["accuracy"]
                 accuracies[number].append(accuracy)
                 self.log(f"{name}: test accuracy {accuracy:.2%}")
@@ -364,7 +370,7 @@ def _open_state(request: Request) -> dict[str, Any]:
     """
     path, fixed = request.folder / SEARCH, request.fixed()
     if not path.exists():
-        if any(request.folder.iterdir()):
+        if any(PARTIAL not in each.name for each in request.folder.iterdir()):
             raise ValueError(
                 f"{request.folder} is not the directory of a search: it has files, but no "
                 f"{SEARCH}; choose another directory"
@@ -389,8 +395,8 @@ def _open_state(request: Request) -> dict[str, Any]:
         if former[key] != value:
             raise ValueError(
                 f"{request.folder} holds a search with another {key}: "
-                f"{_difference(former[key], value)}. Give the same arguments to go on, or choose "
-                "another directory"
+                f"{_difference(former[key], value)}. Give the same arguments to continue, or "
+                "choose another directory"
             )
     return state
 

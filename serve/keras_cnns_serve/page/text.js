@@ -13,7 +13,7 @@ export function milliseconds(value) {
 // Return the text of a threshold in the list of thresholds.
 export function thresholdText({ threshold, coverage, accuracy }) {
   const correct = accuracy === null ? "" : `, ${percent(accuracy)} correct`;
-  return `${Number(threshold.toFixed(4))} (${percent(coverage)} answered${correct})`;
+  return `${threshold} (${percent(coverage)} answered${correct})`;
 }
 
 function shellQuoted(text) {

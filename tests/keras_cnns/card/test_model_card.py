@@ -111,12 +111,31 @@ def test_paths_of_the_author_are_not_published(run: Path) -> None:
     config = (run / "config.toml").read_text("utf-8")
     config = config.replace('name = "digits"', 'name = "folder"')
     config = config.replace('path = ""', 'path = "/home/ada/secret/photos"')
+    config = config.replace('corrections = ""', 'corrections = "/home/ada/secret/wrong.csv"')
+    environment = json.loads((run / "environment.json").read_text("utf-8"))
+    environment["corrections"] = {"labels_changed": 3, "images_excluded": 1}
+    (run / "environment.json").write_text(json.dumps(environment))
     (run / "config.toml").write_text(config)
     metadata, text = read(write_card(run))
     assert metadata["model-index"][0]["results"][0]["dataset"]["type"] == "imagefolder"
     assert metadata["model-index"][0]["results"][0]["dataset"]["name"] == "photos"
     assert "ada" not in text
     assert 'path = "photos"' in text
+    assert 'corrections = "wrong.csv"' in text
+    assert "| corrections | 3 labels changed, 1 images excluded |" in text
+
+
+def test_a_test_split_that_chose_the_epoch_is_named(run: Path) -> None:
+    sentence = "influenced neither the training nor the choice of the epoch."
+    assert sentence in read(write_card(run))[1]
+    config = (run / "config.toml").read_text("utf-8")
+    config = config.replace(
+        'validation_split = "validation[:32]"', 'validation_split = "test[:32]"'
+    )
+    (run / "config.toml").write_text(config)
+    _, text = read(write_card(run))
+    assert sentence not in text
+    assert "chosen on the same images, so the accuracy on new images is probably lower." in text
 
 
 HOSTILE = (

@@ -1,6 +1,7 @@
 """The review of labels: planted wrong labels come first, and its table becomes corrections."""
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
@@ -149,6 +150,11 @@ def test_the_minutes_come_from_the_measured_steps(
     assert found.step_seconds == pytest.approx(step)
     assert found.seconds >= 4 * 3 * 40 * step
     assert found.describe().startswith("training 4 folds takes about ")
+    results = json.loads((path / "results.json").read_text("utf-8"))
+    (path / "results.json").write_text(json.dumps(results | {"last_epoch": 2}))  # ended early
+    shorter = estimate_duration(run, images=100, folds=5, remaining=4)
+    assert shorter
+    assert shorter.seconds == pytest.approx(found.seconds * 2 / 3)
     (path / "times.csv").unlink()
     assert estimate_duration(run, images=100, folds=5, remaining=4) is None
     # The folds of the folder are used, and nothing is trained.
@@ -163,6 +169,12 @@ def test_wrong_runs_are_refused(trained_folds: Path, finished_run: Run, tmp_path
         review(fold_path(trained_folds, 1), to=tmp_path)
     with pytest.raises(RunError, match="has 2 folds, and not 3"):
         review(trained_folds, folds=3, to=tmp_path)
+    shutil.copytree(fold_path(trained_folds, 1), fold_path(tmp_path / "begun", 1))
+    with pytest.raises(RunError, match=r"the folds in .*begun are not finished; repeat"):
+        review(tmp_path / "begun")
+    (tmp_path / "labels.csv").touch()
+    with pytest.raises(ValueError, match=r"labels.csv is the table of another review"):
+        review(finished_run.path, to=tmp_path)  # before the folds are trained
     with pytest.raises(RunError, match="there is no run directory"):
         review(tmp_path / "none", to=tmp_path)
     assert finished_run.path.exists()

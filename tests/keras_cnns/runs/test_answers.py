@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,27 @@ def test_names_stay_as_they_are(tmp_path: Path, suffix: str) -> None:
     with AnswerFile(path, 2) as file:
         assert file.finished == dict.fromkeys(names, False) | {"bad.png": True}
     assert read(path) == rows
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_rows_of_another_threshold_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"answers{suffix}"
+    with AnswerFile(path, 2, min_probability=0.6) as file:
+        file.append([Answer("a.png", (("cat", 0.75), ("dog", 0.25)))])
+        file.append([Answer("b.png", (("cat", 0.6), ("dog", 0.4)))])
+        file.append([Answer("c.png", (("cat", 0.55), ("dog", 0.45)), unknown=True)])
+        file.append([Answer("bad.png", error="no image")])
+    before = path.read_bytes()
+    where = {".csv": "row", ".jsonl": "line"}[suffix]
+    for threshold, number in ((0.7, 2), (0.5, 3)):
+        number += suffix == ".csv"  # the header is the first row
+        message = f"{where} {number} was written with another threshold than {threshold}; choose"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            AnswerFile(path, 2, min_probability=threshold)
+        assert path.read_bytes() == before
+    for threshold in (0.6, 0.58, 0.6000004):  # rounding may have changed the last digit
+        with AnswerFile(path, 2, min_probability=threshold) as file:
+            assert len(file.finished) == 4
 
 
 def test_two_processes_do_not_write_the_same_file(tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def test_the_command_prints_and_writes_what_the_report_shows(
     ("arguments", "message"),
     [
         (["--unknown", "absent/folder"], "there is no folder absent/folder"),
+        (["--unknown", "bad/x.png"], "is not a folder and not the name of a data set"),
+        (["--unknown", ""], "is not a folder and not the name of a data set"),
         (["--unknown", "digitz"], "there is no data set 'digitz'"),
         (["--unknown", "empty"], "there is no image in the folder empty"),
         (["--unknown", "bad"], "no image can be read"),

@@ -42,17 +42,29 @@ def test_soft_targets_averages_a_constant_warmup_and_an_early_end(
 @pytest.mark.parametrize(
     ("overrides", "first"),
     [
-        (["optimizer.schedule=constant"], 0),
+        (["optimizer.schedule=constant", "optimizer.warmup_epochs=0"], 0),
         (["optimizer.schedule=step", "optimizer.decay_at_epochs=[4.0, 7.5]"], 8),
         (["optimizer.schedule=step", "optimizer.decay_at_steps=[30, 61]"], 7),
+        (["optimizer.schedule=constant", "optimizer.warmup_epochs=1.5"], 2),
         (["optimizer.schedule=constant", "model.weights=x", "model.frozen_epochs=3"], 3),
+        (
+            [
+                *("optimizer.schedule=constant", "model.weights=x", "model.frozen_epochs=3"),
+                "model.unfreeze_epochs=2",
+            ],
+            7,  # one stage in epoch 3, the next one in epoch 5, and the last one in epoch 7
+        ),
     ],
 )
-def test_early_stopping_counts_after_the_last_decay_and_the_frozen_epochs(
+def test_early_stopping_counts_after_the_decays_the_warm_up_and_the_unfreezing(
     overrides: list[str], first: int
 ) -> None:
     recipe = load_recipe("digits-resnet20", [*overrides, "training.early_stopping_patience=5"])
-    prepared: Any = SimpleNamespace(recipe=recipe, training=SimpleNamespace(steps=10))
+    layers = [
+        SimpleNamespace(name=name) for name in ("stem_conv", "stage1_x", "stage2_x", "logits")
+    ]
+    model = SimpleNamespace(layers=layers)
+    prepared: Any = SimpleNamespace(recipe=recipe, training=SimpleNamespace(steps=10), model=model)
     callback = callback_list._early_stopping(prepared, "val_accuracy")
     assert callback is not None
     assert (callback.start_from_epoch, callback.patience) == (first, 5)

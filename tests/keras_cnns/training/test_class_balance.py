@@ -80,7 +80,7 @@ def test_killed_while_it_waits_to_stop_early_it_ends_as_if_never_killed(
     with pytest.raises(KeyboardInterrupt):
         fit(recipe, tmp_path / "killed", stop_at=(last - 1) * STEPS + 2)
     resumed = fit(recipe, tmp_path / "killed")
-    assert f"going on from step {(last - 1) * STEPS}" in capsys.readouterr().err
+    assert f"resuming at step {(last - 1) * STEPS}" in capsys.readouterr().err
     assert resumed.history() == unbroken.history()
     ended = ("best_epoch", "last_epoch", "ended_by", "test", "test_classes")
     assert {key: resumed.results()[key] for key in ended} == {key: results[key] for key in ended}

@@ -249,7 +249,7 @@ def test_a_process_is_killed_and_the_training_resumes(
     assert "Start all processes again" in text.splitlines()[-1]
     assert not (tmp_path / "killed" / "results.json").exists()
     finish(start("killed", processes_after))
-    assert "going on from step" in (tmp_path / "killed.0.log").read_text()
+    assert "resuming at step" in (tmp_path / "killed.0.log").read_text()
     compare(tmp_path, "one", "killed")
 
 

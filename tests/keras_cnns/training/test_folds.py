@@ -16,7 +16,7 @@ from keras_cnns.data import Splits
 from keras_cnns.data.sources import folds as fold_source
 from keras_cnns.data.sources.base import Contents, IndexedImages
 from keras_cnns.data.sources.folds import assign_folds
-from keras_cnns.recipes import load_recipe
+from keras_cnns.recipes import RecipeError, load_recipe
 from keras_cnns.runs.evaluation import evaluate, predict_split
 from keras_cnns.training import RunError, open_run
 from keras_cnns.training.callbacks import StepTime
@@ -126,7 +126,7 @@ def test_a_finished_fold_is_not_trained_again_and_a_stopped_one_resumes_exactly(
     assert "fold 2/2, epoch 1/3" in output.out
     assert "fold 1/2, epoch" not in output.out
     list(train_folds(recipe, tmp_path, planted.FOLDS))
-    assert "going on from step" in capfd.readouterr().err
+    assert "resuming at step" in capfd.readouterr().err
     weights = [
         open_run(fold_path(directory, 2)).load_model().get_weights()
         for directory in (tmp_path, trained_folds)
@@ -144,6 +144,8 @@ def test_other_directories_data_and_recipes_are_refused(
         list(train_folds(recipe, fold_path(trained_folds, 1), 2))
     with pytest.raises(ValueError, match=r"the recipe trains fold 1 of 3; remove data\.fold"):
         list(train_folds(with_fold(recipe, 1, 3), tmp_path / "new", 2))
+    with pytest.raises(RecipeError, match=r"^data.*folds"):
+        list(train_folds(load_recipe("imagenet-resnet50"), tmp_path / "new", 2))
     with pytest.raises(RunError, match=r"data.folds is 2 there and 3 here"):
         list(train_folds(recipe, trained_folds, 3))
     changes = tmp_path / "corrections.csv"

@@ -46,7 +46,7 @@ def test_killed_it_ends_with_the_weights_of_one_never_stopped(
     assert process.returncode == -9
     assert not (run / "results.json").exists()
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{run}: going on from step" in again.stderr
+    assert f"{run}: resuming at step" in again.stderr
 
     unbroken = train(recipe, tmp_path / "unbroken")
     assert open_run(run).history() == unbroken.history()

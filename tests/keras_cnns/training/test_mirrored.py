@@ -147,7 +147,7 @@ def test_a_killed_training_resumes_at_its_step(before: str, after: str, tmp_path
         start(tmp_path, "killed", "--devices", after),
         start(tmp_path, "whole", "--devices", before),
     )
-    assert "going on from step" in (tmp_path / "killed.log").read_text()
+    assert "resuming at step" in (tmp_path / "killed.log").read_text()
     compare(tmp_path, "killed", "whole")
     if before == after:
         # The training is the same bit for bit. Only the running mean of the resumed epoch is

@@ -63,7 +63,7 @@ def test_it_is_resumed_and_ends_as_it_did(
     for name in ("results.json", "model.keras"):
         (previous / name).unlink()
     resumed = train(finished.recipe, previous)
-    assert f"{previous}: going on from step 4, in epoch 2" in capsys.readouterr().err
+    assert f"{previous}: resuming at step 4, in epoch 2" in capsys.readouterr().err
     for one, other in zip(resumed.history(), history, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
     for one, other in zip(resumed.load_model().get_weights(), weights, strict=True):

@@ -253,7 +253,7 @@ def test_terminated_and_called_again_it_ends_as_if_never_stopped(
     assert process.returncode == 143
     assert "SIGTERM: the checkpoint of step" in err
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{run}: going on from step" in again.stderr
+    assert f"{run}: resuming at step" in again.stderr
     assert "test accuracy" in again.stdout
 
     assert open_run(run).history() == finished_run.history()

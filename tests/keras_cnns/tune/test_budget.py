@@ -25,4 +25,6 @@ def test_a_short_search_has_no_comparison_and_says_so() -> None:
         assert make_plan(minutes, trial=60, seeds=3).reserved
         assert make_plan(minutes, trial=60, seeds=3).search_ends >= spent
     assert make_plan(minutes=1, trial=0.0, seeds=3).fitting(spent=0) > 0  # by a coarse clock
-    assert make_plan(minutes=1, trial=90, seeds=0).fitting(spent=90) == 0
+    full = make_plan(minutes=1, trial=90, seeds=0)
+    assert full.fitting(spent=90) == 0
+    assert "and no other fits into the search." in full.describe(spent=90)

@@ -17,7 +17,7 @@ def compare(*differences: float, recipe: float = 0.8) -> Comparison:
     ("differences", "verdict", "message"),
     [
         ((5.0, 5.1, 5.2), Verdict.SUPPORTED, "Trial 7 is at least 4.93 points better than the"),
-        ((0.02, 0.04), Verdict.INCONCLUSIVE, "It remains open whether trial 7 is better"),
+        ((0.02, 0.04), Verdict.INCONCLUSIVE, "comparison with trial 7 is inconclusive. The"),
         ((0.10, 0.11, 0.40, 0.2), Verdict.SUPPORTED, "at least 0.03 points better"),
         ((0.01, 0.011, 0.0102, 0.0105), Verdict.SUPPORTED, "at least 0.009 points better"),
         ((-5.0, -5.1, -5.2), Verdict.NOT_SUPPORTED, "its test accuracy is 5.10 points lower over"),
@@ -38,6 +38,22 @@ def test_three_results_and_equal_differences(
     text = comparison.describe()
     assert message in text
     assert ("Nothing was better" in text) == (verdict is Verdict.NOT_SUPPORTED)
+    assert ("Nothing was shown" in text) == (verdict is Verdict.INCONCLUSIVE)
+
+
+@pytest.mark.parametrize(
+    ("number", "verdict", "message"),
+    [
+        (7, Verdict.NOT_SUPPORTED, "Nothing was better than the recipe: trial 7 is best on the"),
+        (1, Verdict.INCONCLUSIVE, "the recipe's own training diverges with the seed 3."),
+    ],
+)
+def test_a_training_that_diverges_ends_the_comparison(
+    number: int, verdict: Verdict, message: str
+) -> None:
+    comparison = Comparison(7, diverged=(number, 3))
+    assert comparison.verdict is verdict
+    assert message in comparison.describe()
 
 
 def test_differences_that_are_equal_but_for_rounding_have_no_interval() -> None:

@@ -22,6 +22,7 @@ from keras_cnns.commands.tune import Pruner
 from keras_cnns.recipes import Recipe, load_recipe
 from keras_cnns.runs.lock import locked
 from keras_cnns.runs.names import HISTORY, RESULTS
+from keras_cnns.runs.run import RunError
 from keras_cnns.training import Run, open_run
 from keras_cnns.tune import study
 from keras_cnns.tune.report import PAGE, write_report
@@ -112,8 +113,12 @@ def test_better_settings_are_written_with_their_interval(
 @pytest.mark.parametrize(
     ("validation", "test", "message"),
     [
-        ((0.6, 0.6), (0.0, 1.0), "the other trial has not reached a higher validation accuracy"),
-        ((0.5, 0.6), (0.8, 0.8 - 0.002), "It remains open whether trial 2 is better"),
+        (
+            (0.6, 0.6),
+            (0.0, 1.0),
+            "the other trial was not completed with a higher validation accuracy",
+        ),
+        ((0.5, 0.6), (0.8, 0.8 - 0.002), "the comparison with trial 2 is inconclusive"),
     ],
 )
 def test_nothing_was_better(
@@ -230,6 +235,13 @@ def test_another_search_in_the_directory_is_refused(
     ]:
         with pytest.raises(ValueError, match=message):
             search(changed)
+    environment = request.folder / "trial-0001" / "environment.json"
+    recorded = environment.read_text("utf-8")
+    environment.write_text(json.dumps(json.loads(recorded) | {"data_fingerprint": "x"}))
+    with pytest.raises(RunError, match="trial-0001 was begun with other data"):
+        search(request, log=lambda line: None)
+    environment.write_text(recorded)
+    (tmp_path / "tune.partial.json").touch()  # of a process that was killed at its first write
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match="is not the directory of a search"):
         search(make_request(tmp_path, quick_recipe))
@@ -315,7 +327,7 @@ def test_a_killed_command_continues(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "going on after 1 trials" in again.stdout
+    assert "resuming after 1 trial and" in again.stdout
     assert "better" in again.stdout
     assert load_recipe(tmp_path / "search" / BEST)
     assert (tmp_path / "search" / PAGE).exists()

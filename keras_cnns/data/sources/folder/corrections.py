@@ -60,7 +60,11 @@ class Corrections:
 
     def describe(self) -> str:
         """Return as text how many labels are changed and how many images are excluded."""
-        return f"{len(self.labels)} labels changed, {len(self.excluded)} images excluded"
+        labels, excluded = len(self.labels), len(self.excluded)
+        return (
+            f"{labels} {'label' if labels == 1 else 'labels'} changed, "
+            f"{excluded} {'image' if excluded == 1 else 'images'} excluded"
+        )
 
 
 def read_corrections(path: str | Path, root: str | Path, files: Sequence[FoundFile]) -> Corrections:
@@ -76,7 +80,7 @@ def read_corrections(path: str | Path, root: str | Path, files: Sequence[FoundFi
             file; the message names the lines.
     """
     try:
-        text = read_text(path)
+        text = read_text(path, errors="surrogateescape")  # of names that are not UTF-8
     except OSError as error:
         raise ValueError(f"data.corrections: cannot read {path}: {error.strerror}") from None
     rows = _read_rows(path, text)
@@ -88,6 +92,7 @@ def read_corrections(path: str | Path, root: str | Path, files: Sequence[FoundFi
         except ValueError as error:
             problems.append(f"line {line}: {error}")
     if problems:
+        read_text(path)  # a file in another encoding is the reason for the problems
         more = len(problems) - _MAX_PROBLEMS
         shown = "; ".join(problems[:_MAX_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
         raise ValueError(f"{path}: {shown}")

@@ -1,5 +1,6 @@
 """Corrections: labels change and images are left out, and the photos stay as they are."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_labels_change_and_images_are_excluded(
     found = read(text, planted_folder, tmp_path)
     assert found.labels == {planted_folder / FIRST: planted.FORMULA}
     assert found.excluded == {planted_folder / planted.FORMULA / "03.png"}
-    assert found.describe() == "1 labels changed, 1 images excluded"
+    assert found.describe() == "1 label changed, 1 image excluded"
 
 
 def test_a_data_set_sees_the_corrected_labels(
@@ -111,3 +112,13 @@ def test_cells_are_escaped_without_loss(text: str) -> None:
     cell = escape_cell(text)
     assert unescape_cell(cell) == text
     assert not cell.startswith(("=", "+", "-", "@", "\t"))
+
+
+def test_a_name_that_is_not_utf_8_is_found(tmp_path: Path) -> None:
+    root, name = tmp_path / "photos", os.fsdecode(b"caf\xe9.png")
+    for label in ("cat", "dog"):
+        (root / label).mkdir(parents=True)
+    (root / "cat" / name).touch()
+    (root / "dog" / "1.png").touch()
+    found = read(b"file,label\ncat/caf\xe9.png,dog\n", root, tmp_path)
+    assert found.labels == {root / "cat" / name: "dog"}
