@@ -55,6 +55,16 @@ METHODS = {
     "weights: effective_number": ("class_balance.weights=effective_number",),
     "balanced_sampling": ("class_balance.balanced_sampling=true",),
     "focal_gamma: 2": ("class_balance.focal_gamma=2.0",),
+    # With class weights, the focal loss is that of Lin et al. 2017, equation 5, which the paper
+    # uses in all experiments; with these weights, it is that of Cui et al. 2019, section 4.
+    "focal_gamma, effective_number": (
+        "class_balance.focal_gamma=2.0",
+        "class_balance.weights=effective_number",
+    ),
+    "focal_gamma, balanced_sampling": (
+        "class_balance.focal_gamma=2.0",
+        "class_balance.balanced_sampling=true",
+    ),
 }
 METRICS = ("worst recall", "rare recall", "balanced accuracy", "accuracy")
 
@@ -117,7 +127,7 @@ def measure(photos: Path, counts: np.ndarray, seed: int, epochs: int, method: st
 
 def print_rows(results: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
     """Print the medians and the median differences; return them for a JSON file."""
-    print(f"{'':<28}" + "".join(f"{name:>26}" for name in METRICS))
+    print(f"{'':<32}" + "".join(f"{name:>26}" for name in METRICS))
     rows = []
     for method, values in results.items():
         row: dict[str, Any] = {"method": method, "seeds": len(values)}
@@ -131,7 +141,7 @@ def print_rows(results: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
             row |= {name: median, f"{name} change": change}
             cells += f"{median:>17.1%} ({change * 100:+5.1f})"
         rows.append(row)
-        print(f"{method:<28}{cells}", flush=True)
+        print(f"{method:<32}{cells}", flush=True)
     return rows
 
 
@@ -144,7 +154,7 @@ def run(seeds: Sequence[int], epochs: int, methods: Sequence[str]) -> list[dict[
             for method in methods:
                 metrics = measure(Path(folder) / "photos", counts, seed, epochs, method)
                 results[method].append(metrics)
-                print(f"  {method:<26}" + "".join(f"{each:>9.1%}" for each in metrics), flush=True)
+                print(f"  {method:<30}" + "".join(f"{each:>9.1%}" for each in metrics), flush=True)
     return print_rows(results)
 
 

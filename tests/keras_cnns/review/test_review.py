@@ -11,6 +11,8 @@ import numpy as np
 import planted
 import pytest
 
+from keras_cnns.cli import app
+from keras_cnns.cli import run as run_command
 from keras_cnns.data.sources.folder.corrections import read_corrections
 from keras_cnns.data.sources.folder.layout import read_layout
 from keras_cnns.report import write_report
@@ -136,7 +138,10 @@ def test_an_edited_table_is_not_overwritten(trained_folds: Path, tmp_path: Path)
 
 
 def test_the_minutes_come_from_the_measured_steps(
-    trained_folds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained_folds: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "run"
     shutil.copytree(fold_path(trained_folds, 1), path)
@@ -155,13 +160,27 @@ def test_the_minutes_come_from_the_measured_steps(
     shorter = estimate_duration(run, images=100, folds=5, remaining=4)
     assert shorter
     assert shorter.seconds == pytest.approx(found.seconds * 2 / 3)
+    # The finished folds of the folder are used, and the other one is trained.
+    planted.register(monkeypatch)
+    folds = tmp_path / "run-review"
+    shutil.copytree(trained_folds, folds)
+    shutil.rmtree(fold_path(folds, 2))
+    review(path, folds=2)
+    output = capsys.readouterr()
+    assert "fold 2/2, epoch" in output.out
+    assert "fold 1/2, epoch" not in output.out
+    assert re.search(r"training 1 fold takes about \d.*: 2 epochs of \d+ steps each", output.err)
+    assert (folds / "labels.csv").is_file()
     (path / "times.csv").unlink()
     assert estimate_duration(run, images=100, folds=5, remaining=4) is None
-    # The folds of the folder are used, and nothing is trained.
-    shutil.copytree(trained_folds, tmp_path / "run-review")
-    review(path, folds=2)
-    assert "epoch" not in capsys.readouterr().out
-    assert (tmp_path / "run-review" / "labels.csv").is_file()
+    # Now all of them are finished, and nothing is trained.
+    before = (folds / "labels.csv").read_bytes()
+    assert run_command(app, ["data", "review", str(path), "--folds", "2"], "keras-cnns") == 0
+    printed = capsys.readouterr().out
+    assert "epoch" not in printed
+    assert "labels are probably wrong; " in printed
+    assert all(label in printed for label in (planted.FORMULA, planted.MARKUP, planted.PLAIN))
+    assert (folds / "labels.csv").read_bytes() == before
 
 
 def test_wrong_runs_are_refused(trained_folds: Path, finished_run: Run, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Thresholds of the probability in requests; oip/test_clients.py tests them with a client."""
 
+import base64
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -154,6 +155,7 @@ def test_calls_of_tensorflow_serving_know_no_threshold(asked: Client) -> None:
     for verb, body in (
         ("predict", {"instances": [{"b64": ""}]}),
         ("predict", {"inputs": [[[[0]] * 8] * 8]}),
+        ("classify", {"examples": [{"image/encoded": {"b64": base64.b64encode(UNSURE).decode()}}]}),
     ):
         path = f"/v1/models/grey:{verb}"
         without = asked.post(path, json=body)
