@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from keras_cnns_serve.core.servable import Options, Servable, start_servable
 from keras_cnns_serve.errors import (
+    ConfigError,
     ForbiddenError,
     InvalidInputError,
     ModelNotFoundError,
@@ -27,7 +28,7 @@ from keras_cnns_serve.errors import (
 from keras_cnns_serve.images.activation_maps import OPACITY, overlay
 from keras_cnns_serve.images.decoding import PILLOW_MAX_PIXELS, EncodedImage
 from keras_cnns_serve.repository.configuration import ServerConfig
-from keras_cnns_serve.repository.files import ModelVersion
+from keras_cnns_serve.repository.files import ModelVersion, fingerprint
 from keras_cnns_serve.repository.manager import Manager
 from keras_cnns_serve.repository.manifest import Tensor
 from keras_cnns_serve.repository.policy import Latest, VersionPolicy
@@ -128,13 +129,25 @@ class Dataplane:
             seconds: the interval; 0: never.
             changed: returns the configuration if it has changed since the last call, or else None.
         """
+        refused: tuple[ServerConfig, object] | None = None
 
         def poll() -> None:
+            nonlocal refused
+            pending, refused = refused, None
             config = changed()
+            if config is None and pending:
+                if pending[1] == _labelled_files(pending[0]):
+                    refused = pending
+                else:  # a version to which a label refers may be complete now
+                    config = pending[0]
             if config is None:
                 self.manager.sync()
-            else:
+                return
+            try:
                 self.manager.reconfigure(config)
+            except ConfigError:
+                refused = config, _labelled_files(config)
+                raise
 
         if seconds:
             self._watcher = Watcher(poll, seconds)
@@ -529,3 +542,12 @@ def _check(
     else:
         check_images(manifest, {manifest.input.name: images})
     check_outputs(manifest, outputs)
+
+
+def _labelled_files(config: ServerConfig) -> object:
+    """Return the state of the files of all versions to which labels refer."""
+    return [
+        fingerprint(model.base_path / str(version))
+        for model in config.models
+        for version in model.labels.values()
+    ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ class OpenVinoEngine:
         self._outputs = [output.name for output in manifest.outputs]
         # Only one thread at a time can use an inference request, so each thread has a request.
         self._of_thread = threading.local()
-        self._requests: list[Any] = []
+        self._requests: list[weakref.ref[Any]] = []  # a request ends with its thread
+        self._lock = threading.Lock()
         self._interrupted = False
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
@@ -67,7 +69,9 @@ class OpenVinoEngine:
         request = getattr(self._of_thread, "request", None)
         if request is None:
             request = self._of_thread.request = self._model.create_infer_request()
-            self._requests.append(request)
+            with self._lock:
+                self._requests = [each for each in self._requests if each() is not None]
+                self._requests.append(weakref.ref(request))
             if self._interrupted:
                 raise RuntimeError("the engine was interrupted")
 
@@ -86,8 +90,11 @@ class OpenVinoEngine:
     def interrupt(self) -> None:
         """End the runs in progress after their current operator, which may be a whole loop."""
         self._interrupted = True
-        for request in list(self._requests):
-            request.cancel()
+        with self._lock:
+            requests = [each() for each in self._requests]
+        for request in requests:
+            if request is not None:
+                request.cancel()
 
 
 def _tensors(ports: Sequence[Any]) -> dict[str, Tensor]:

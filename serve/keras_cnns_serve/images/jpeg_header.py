@@ -75,7 +75,7 @@ def _length(content: bytes, position: int) -> int:
 
 
 def _with_scans(content: bytes, scan: int, frame: bytes, progressive: bool) -> JpegHeader:
-    if len(frame) < 8 or scan + 2 >= len(content):
+    if len(frame) < 8 or not frame[5] or scan + 2 >= len(content):
         raise DamagedImageError("the JPEG image's header is damaged or cut short")
     if content.count(_EXIF, 0, scan) > _MAX_EXIF:
         raise DamagedImageError(f"the JPEG image has more than {_MAX_EXIF} segments of EXIF data")

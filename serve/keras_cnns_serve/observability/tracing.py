@@ -74,7 +74,9 @@ def exporting_provider() -> Any:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
-    provider = TracerProvider(resource=Resource.create({"service.name": "keras-cnns-serve"}))
+    if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+        os.environ.setdefault("OTEL_SERVICE_NAME", "keras-cnns-serve")
+    provider = TracerProvider(resource=Resource.create())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 

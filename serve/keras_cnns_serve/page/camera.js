@@ -19,11 +19,14 @@ export function offerCamera(taken, failed) {
   }
 
   $("camera").addEventListener("click", async () => {
+    $("camera").disabled = true; // while the browser asks for permission
     try {
       stream = await devices.getUserMedia({ video: { facingMode: "environment" } });
     } catch (error) {
       failed(error.name === "NotFoundError" ? "There is no camera." : "The browser does not permit the use of the camera.");
       return;
+    } finally {
+      $("camera").disabled = false;
     }
     $("shoot").disabled = true;
     video.srcObject = stream;

@@ -13,7 +13,7 @@ const TIMES = [
   ["queue", "Queue"],
   ["decode", "Decoding"],
   ["compute", "Inference"],
-  ["rest", "Network"],
+  ["rest", "Network and other"],
 ];
 
 let models = [];
@@ -92,7 +92,7 @@ async function chooseModel() {
 
 async function chooseVersion() {
   const chosen = [$("model").value, $("version").value];
-  cancel();
+  forgetAnswers();
   description = null; // it describes the version that was chosen before
   const found = models.length ? await api.describe(...chosen) : null;
   if (chosen[0] !== $("model").value || chosen[1] !== $("version").value) return; // another version was chosen meanwhile
@@ -159,13 +159,19 @@ function cancel() {
   work = new AbortController();
 }
 
-function classifyAll() {
+// Remove the answers of another version, or of other options.
+function forgetAnswers() {
   cancel();
   for (const item of items) {
     Object.assign(item, { answer: null, error: null });
     forgetMaps(item);
+    renderRow(item);
   }
   render();
+}
+
+function classifyAll() {
+  forgetAnswers();
   classify(items);
 }
 
@@ -383,7 +389,9 @@ $("token-form").addEventListener("submit", (event) => {
   start();
 });
 
-document.addEventListener("paste", (event) => add(event.clipboardData?.files ?? []));
+document.addEventListener("paste", (event) => {
+  if (!$("try-view").hidden) add(event.clipboardData?.files ?? []);
+});
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   document.body.classList.add("dropping");
@@ -397,7 +405,8 @@ document.addEventListener("drop", (event) => {
   if (!$("try-view").hidden) add(event.dataTransfer.files);
 });
 addEventListener("hashchange", () => {
-  if ($("token-view").hidden) showView();
+  // The link that skips to the content does not change the view.
+  if ($("token-view").hidden && location.hash !== "#main") showView();
 });
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "visible" && $("token-view").hidden) guarded(loadModels)();

@@ -163,6 +163,7 @@ def _subdirectories(directory: Path) -> list[Path]:
     """Return the directories in a directory, sorted.
 
     Hidden directories are excluded, because they can be versions that an exporter has not finished.
+    So is `lost+found`, which the root of a volume can contain.
 
     Raises:
         _TooManyEntriesError: the directory has more than `MAX_ENTRIES` entries.
@@ -173,8 +174,10 @@ def _subdirectories(directory: Path) -> list[Path]:
             if count > MAX_ENTRIES:
                 raise _TooManyEntriesError(MAX_ENTRIES)
             path = directory / entry.name
-            if not entry.name.startswith(".") and (
-                path.is_dir() if entry.is_symlink() else entry.is_dir()
+            if (
+                not entry.name.startswith(".")
+                and entry.name != "lost+found"
+                and (path.is_dir() if entry.is_symlink() else entry.is_dir())
             ):
                 found.append(path)
     return sorted(found)

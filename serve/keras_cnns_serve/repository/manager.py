@@ -237,9 +237,10 @@ class Manager(Generic[S]):
             self._settle_model(model, staying[model.name])
 
     def _settle_model(self, model: ModelConfig, staying: set[int]) -> None:
-        self._retire(model.name, set(self._versions(model.name)) - staying)
+        # The labels move first, so that none of them refers to a retired version.
         if model.name in self.models and self.models[model.name].labels != model.labels:
             self._publish(model.name, self._versions(model.name), model.labels)
+        self._retire(model.name, set(self._versions(model.name)) - staying)
 
     def _load_model(self, model: ModelConfig) -> set[int]:
         known = self._known.setdefault(model.name, _Known())

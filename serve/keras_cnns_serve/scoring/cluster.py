@@ -116,10 +116,19 @@ class _ShardWriter:
         self._options, self._cores = options, cores
         assert options.to is not None
         self._output = Output(options.to, options.is_single_file)
-        self._output.join()
+        chosen, wanted = self._loaded.format.name, self._output.join()
+        self._error = (
+            ""
+            if chosen == wanted
+            else f"the node {socket.gethostname()} chose the format {chosen}, but this run uses "
+            f"{wanted}; install the same packages on all nodes, or give a --precision that all of "
+            "them support"
+        )
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Write a shard, and return its counts or the message of an error."""
+        if self._error:
+            return {_COUNTS: None, _ERROR: self._error}
         shard, totals = int(row[_SHARD]), Totals()
         names = [(shard, self._output.names_of(shard))]
         try:

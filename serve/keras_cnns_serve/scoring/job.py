@@ -71,6 +71,7 @@ def _plan(source: ModelVersion, loaded: Loaded, options: ScoringOptions) -> Plan
         format=loaded.format.name,
         sha256=_checksum(source),
         images=[printable(each) for each in options.images],
+        directory=printable(str(Path.cwd())),
         top_k=options.top_k,
         min_probability=minimum_probability(source, options),
         shard_size=options.shard_size,

@@ -39,6 +39,7 @@ class Plan:
     format: str  # the format's name, such as onnx_int8
     sha256: str  # a checksum over the checksums of the version's files
     images: list[str]  # the arguments that specify the images
+    directory: str  # the working directory, to which relative names refer
     top_k: int | None
     min_probability: float | None
     shard_size: int
@@ -83,6 +84,8 @@ class Output:
             self._check_content()
             with _locked(self._directory):
                 yield
+        except BrokenPipeError:  # of the terminal, and not of the result
+            raise
         except OSError as error:  # also catches errors that are raised while the run writes
             raise InvalidInputError(
                 f"--to {error.filename or self._to} cannot be written: {error.strerror}"
@@ -131,12 +134,20 @@ class Output:
         if path.exists():
             before = _read_object(path)
             self.count = before.get("count", 0)
-            differences = [key for key in document if before.get(key) != document[key]]
+            # Plans written by earlier versions of this program lack some keys.
+            differences = [
+                key for key, value in document.items() if before.get(key, value) != value
+            ]
             if differences:
                 key = differences[0]
+                difference = (
+                    "the files of its version have changed"
+                    if key == "sha256"
+                    else f"its {key} is {before[key]!r}, not {document[key]!r}"
+                )
                 raise InvalidInputError(
-                    f"{self._directory} has the results of another run: its {key} is "
-                    f"{before.get(key)!r}, not {document[key]!r}; give another --to, or delete it"
+                    f"{self._directory} has the results of another run: {difference}; give another "
+                    f"--to, or delete {self._directory}"
                 )
             return True
         # Without a plan, the remaining shards belong to a single file that is already complete.
@@ -148,10 +159,15 @@ class Output:
             file.write(_to_text(document | {"count": self.count}))
         return False
 
-    def join(self) -> None:
-        """Read the plan of a run that another process started, to write some of its shards."""
+    def join(self) -> str:
+        """Read the plan of a run that another process started, to write some of its shards.
+
+        Returns:
+            The name of the model format that the run uses.
+        """
         plan = _read_object(self._directory / _PLAN)
         self.count, self._shard_size = plan["count"], plan["shard_size"]
+        return str(plan["format"])
 
     @property
     def shards(self) -> int:

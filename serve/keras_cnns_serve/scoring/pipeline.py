@@ -81,6 +81,8 @@ class Scorer:
                 pixels[index] = self._decode(self._read(name))
             except ServeError as error:
                 rows[index] = Row(name, (), one_line(error))
+            except Exception as error:  # one image must not end the run
+                rows[index] = Row(name, (), f"the image cannot be decoded: {one_line(error)}")
         if pixels:
             for index, result in zip(pixels, self._run(list(pixels.values())), strict=True):
                 best, error_text = ((), result) if isinstance(result, str) else (result, "")

@@ -88,9 +88,21 @@ def load(source: ModelVersion, options: ScoringOptions, cores: int | None = None
         raise VersionRefusedError(f"{source.name}/{source.version} is refused: {error}") from error
 
 
-def make_scorer(source: ModelVersion, loaded: Loaded, options: ScoringOptions) -> Scorer:
-    """Return the scorer of a loaded version."""
+def make_scorer(
+    source: ModelVersion, loaded: Loaded, options: ScoringOptions, cores: int | None = None
+) -> Scorer:
+    """Return the scorer of a loaded version.
+
+    Args:
+        source: the version.
+        loaded: its engine.
+        options: the options of the run.
+        cores: the number of cores to use; by default all usable cores. The large images that are
+            decoded at the same time may take this fraction of the memory budget.
+    """
     memory = usable_memory() // BUDGET_DIVISOR
+    if cores:
+        memory = memory * min(cores, usable_cores()) // usable_cores()
     top_k = min(options.top_k or 1, len(source.labels))
     return Scorer(
         source,
@@ -121,7 +133,7 @@ def write_shards(
         output: the output to which the shards are written.
         cores: the number of cores to use; by default all usable cores.
     """
-    scorer = make_scorer(source, loaded, options)
+    scorer = make_scorer(source, loaded, options, cores)
     batch_size, columns = batch_size_of(source, options), columns_of(options)
 
     def work(batch: _Batch) -> tuple[int, bytes, Totals]:

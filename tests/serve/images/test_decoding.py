@@ -186,6 +186,9 @@ def test_unreadable_exif_is_no_reason_to_refuse(exif: bytes) -> None:
 
 JPEG = encode(noise(64, 64), "JPEG")
 PNG = encode(noise(64, 64))
+NO_COMPONENT = bytes.fromhex(  # a progressive JPEG without colour components
+    "ffd8 ffc2 000b 08 0020 0020 00 011100 ffda 0008 010100003f00 61616161 ffd9"
+)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +250,7 @@ SHORT_EXIF = b"\xff\xe1\0\x0aExif\0\0\0\0"
         (scans(10)[:-2] + b"\xff\1" * 1001, DamagedImageError, "more than 1,000 segments between"),
         (JPEG[: JPEG.index(b"\xff\xda")] + b"\xff\xd9", DamagedImageError, "header is damaged"),
         (b"\xff\xd8\xff\xda\0\x0c\3", DamagedImageError, "header is damaged or cut short"),
+        (NO_COMPONENT, DamagedImageError, "header is damaged"),
     ],
 )
 def test_what_would_take_long_is_refused_before_it_does(

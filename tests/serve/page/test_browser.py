@@ -164,7 +164,9 @@ def test_a_chosen_image_gets_labels_times_and_code(page: Page, tmp_path: Path) -
     )
     assert widths == sorted(widths, reverse=True)
     assert widths[0] > 40
-    expect(page.locator("#times dt")).to_have_text(["Queue", "Decoding", "Inference", "Network"])
+    expect(page.locator("#times dt")).to_have_text(
+        ["Queue", "Decoding", "Inference", "Network and other"]
+    )
     for time in page.locator("#times dd").all_inner_texts():
         assert re.fullmatch(r"\d+(\.\d+)? ms", time)
     expect(page.locator("#announcement")).to_contain_text("grey.png: grey-5, ")

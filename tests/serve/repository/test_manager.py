@@ -222,6 +222,30 @@ def test_labels_lead_to_versions(tmp_path: Path, serve: Callable[..., Dataplane]
         dataplane.metadata(Target("grey", label="old"))
 
 
+def test_a_label_moves_before_its_version_is_retired(
+    tmp_path: Path, serve: Callable[..., Dataplane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("1", "2"):
+        write_version(tmp_path / "grey" / version)
+
+    def config(version: int) -> ServerConfig:
+        policy = Specific(frozenset({version}))
+        return ServerConfig((ModelConfig("grey", tmp_path / "grey", policy, {"stable": version}),))
+
+    dataplane = serve(config(1))
+    publish, found = dataplane.manager._publish, []
+
+    def published(*arguments: Any) -> None:
+        publish(*arguments)
+        found.append(dataplane.metadata(Target("grey", label="stable")).version)
+
+    monkeypatch.setattr(dataplane.manager, "_publish", published)
+    asyncio.run(dataplane.reload_config(config(2)))
+    assert found[0] == 1  # both versions are served
+    assert found[-1] == 2
+    assert answering(dataplane) == [2]
+
+
 def test_another_configuration_is_taken_whole_or_not_at_all(
     tmp_path: Path, serve: Callable[..., Dataplane]
 ) -> None:

@@ -10,6 +10,7 @@ from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.prediction import Target
 from keras_cnns_serve.core.servable import Options
 from keras_cnns_serve.engines.choice import EngineOptions
+from keras_cnns_serve.repository.configuration import ConfigFile, ServerConfig
 from keras_cnns_serve.repository.files import MAX_FILES
 from keras_cnns_serve.repository.watcher import Watcher
 from tests.serve.conftest import write_version
@@ -73,6 +74,46 @@ def test_a_published_version_is_served_by_itself(tmp_path: Path) -> None:
         hidden.rename(tmp_path / "models" / "grey" / "2")
         end = time.monotonic() + 10
         while dataplane.metadata(Target("grey")).version != 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    finally:
+        dataplane.close(5)
+
+
+def test_a_configuration_that_names_an_incomplete_version_is_tried_again(tmp_path: Path) -> None:
+    grey = tmp_path / "grey"
+    write_version(grey / "1")
+    path = tmp_path / "models.toml"
+    text = '[models.grey]\npath = "grey"\nversions = "all"\nlabels = {{ stable = {} }}\n'
+    path.write_text(text.format(1))
+    file = ConfigFile(path)
+    dataplane = Dataplane(file.config, Options())
+    polls, attempts = 0, 0
+    sync, reconfigure = dataplane.manager.sync, dataplane.manager.reconfigure
+
+    def counting_sync() -> None:
+        nonlocal polls
+        polls += 1
+        sync()
+
+    def counting_reconfigure(config: ServerConfig) -> None:
+        nonlocal attempts
+        attempts += 1
+        reconfigure(config)
+
+    dataplane.manager.sync = counting_sync  # type: ignore[method-assign]
+    dataplane.manager.reconfigure = counting_reconfigure  # type: ignore[method-assign]
+    end = time.monotonic() + 10
+    try:
+        dataplane.watch(0.02, file.changed)
+        path.write_text(text.format(2))
+        while not attempts or polls < 5:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert attempts == 1  # only after a change of the files
+        assert dataplane.metadata(Target("grey", label="stable")).version == 1
+        write_version(grey / ".new-2").rename(grey / "2")
+        while dataplane.metadata(Target("grey", label="stable")).version != 2:
             assert time.monotonic() < end
             time.sleep(0.01)
     finally:

@@ -19,6 +19,7 @@ from keras_cnns_serve.cli import main
 from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.prediction import Target
 from keras_cnns_serve.scoring import job
+from keras_cnns_serve.scoring.pipeline import Scorer
 from keras_cnns_serve.scoring.shards import open_version
 from tests.serve.conftest import grey, write_version
 
@@ -218,6 +219,41 @@ def test_a_link_to_a_folder_and_a_full_disk_are_reported(
         "1 link to a folder was not followed: photos/loop\n"
         "keras-cnns-serve score: cannot write or read: No space left on device\n"
     )
+
+
+def test_a_result_of_another_working_directory_is_not_continued(
+    model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Relative names would refer to other images."""
+    result = photos / "scores"
+    assert score(model, "photos", "--to", result) == 0
+    (photos / "other" / "photos").mkdir(parents=True)
+    monkeypatch.chdir(photos / "other")
+    assert score(model, "photos", "--to", result) == 1
+    assert f"its directory is '{photos}', not '{photos}/other'; give" in capsys.readouterr().err
+    plan = json.loads((result / "plan.json").read_text())
+    del plan["directory"]  # a plan of an earlier version
+    (result / "plan.json").write_text(json.dumps(plan))
+    assert score(model, "photos", "--to", result) == 0
+
+
+def test_an_error_in_a_decoder_is_the_row_of_its_image(
+    model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = Scorer._decode
+
+    def fail(self: Scorer, content: bytes) -> Any:
+        if content == (photos / "photos" / "5.png").read_bytes():
+            raise IndexError("list index out of range")
+        return decode(self, content)
+
+    monkeypatch.setattr(Scorer, "_decode", fail)
+    assert score(model, "photos", "--to", "scores") == 3
+    rows = rows_in(photos / "scores")
+    assert [row.get("error") for row in rows if "error" in row] == [
+        "the image cannot be decoded: list index out of range"
+    ]
+    assert len(rows) == 10
 
 
 def test_a_complete_result_is_not_computed_again(
