@@ -10,6 +10,7 @@ from keras_cnns.registry import build, find
 from keras_cnns.weights.assignment import Report, load_tensors, recognize
 from keras_cnns.weights.errors import WeightsError
 from keras_cnns.weights.files import read_checkpoint
+from keras_cnns.weights.own_file import ORIGINS as OWN
 
 _SUFFIXES = (".weights.h5", ".keras")
 
@@ -29,8 +30,8 @@ def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = Fa
 
     Raises:
         ValueError: there is no such model, or `to` has another suffix.
-        WeightsError: `keras_cnns.weights.load` would reject the file, or the file lacks the
-            auxiliary heads to convert.
+        WeightsError: `keras_cnns.weights.load` would reject the file, the file lacks the auxiliary
+            heads to convert, or a `.keras` file of this project would become a `.keras` file.
     """
     target = Path(to)
     if not target.name.endswith(_SUFFIXES):
@@ -40,6 +41,11 @@ def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = Fa
     size = find(name).row.image_size
     tensors, architecture = read_checkpoint(file)
     origin, tensors = recognize(tensors, str(file))
+    if origin in OWN and {Path(file).suffix, target.suffix} == {".keras"}:
+        raise WeightsError(
+            f"{file} is a model of keras-cnns already, whose image size and normalisation would be "
+            "lost; load it with keras_cnns.load_model"
+        )
     channels = origin.channels(tensors) or 3
     bias = tensors.get(origin.classifier)
     model = build(

@@ -1,13 +1,15 @@
 """All uses of private attributes of Keras and TensorFlow, which begin with an underscore.
 
 These attributes may change in any release; `pyproject.toml` states the tested versions.
-Each function wraps one private attribute that has no public equivalent. Only one use is outside
-this file, because a subclass has to override and read private members of its base class:
+Each function wraps one private attribute that has no public equivalent. The other uses belong to
+optimizers, because a subclass has to override and read private members of its base class:
 
 - `keras.optimizers.Optimizer`, in `keras_cnns.optimizers.base`: overrides `_apply_weight_decay`,
   `_clip_gradients`, `_backend_apply_gradients`, `_backend_update_step` and
   `_overwrite_model_variables_with_average_value`; reads `_trainable_variables`,
-  `_get_variable_index`, `_model_variables_moving_average` and `_accumulated_gradients`.
+  `_get_variable_index`, `_model_variables_moving_average` and `_accumulated_gradients`;
+  `keras_cnns.optimizers.momentum` also reads `_get_variable_index`;
+- `tf.__internal__.distribute`, in `keras_cnns.optimizers.replicas`: calls `maybe_merge_call`.
 """
 
 from collections.abc import Callable

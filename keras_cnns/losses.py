@@ -38,6 +38,9 @@ class FocalCrossentropy(keras.losses.Loss):
         name: the name of the loss.
         options: `reduction` and `dtype`, as for any loss of Keras.
 
+    Raises:
+        ValueError: `gamma` is below 0.
+
     References:
         Lin et al. 2017, Focal loss for dense object detection (arXiv:1708.02002), equation 4,
         applied to each class of a softmax.
@@ -47,6 +50,8 @@ class FocalCrossentropy(keras.losses.Loss):
         self, gamma: float = 0.0, name: str = "focal_crossentropy", **options: Any
     ) -> None:
         super().__init__(name=name, **options)
+        if gamma < 0:
+            raise ValueError(f"gamma is {gamma}; it must be at least 0")
         self.gamma = gamma
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -59,7 +64,8 @@ class FocalCrossentropy(keras.losses.Loss):
         mean_weight = ops.mean(ops.sum(y_true, axis=-1))
         if part := current_part():
             mean_weight = ops.mean(part.gather(mean_weight))
-        return ops.sum(losses, axis=-1) / mean_weight
+        # If all weights of a batch are 0, so are its losses.
+        return ops.sum(losses, axis=-1) / ops.where(mean_weight > 0, mean_weight, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for saving."""

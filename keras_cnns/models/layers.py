@@ -84,7 +84,8 @@ def conv_relu(
 ) -> KerasTensor:
     """Apply a convolution with bias, then ReLU.
 
-    The initial weights are Caffe's `xavier`, and the initial biases are 0.2.
+    The initial weights are Glorot's (Caffe's `xavier` divides by the number of inputs alone), and
+    the initial biases are 0.2.
     """
     x = conv(
         x,
@@ -183,10 +184,11 @@ class LocalResponseNormalization(keras.layers.Layer):
         radius, alpha = self.size // 2, self.alpha / self.size
         if keras.backend.backend() == "tensorflow":
             return cpu_kernels.local_response_normalization(inputs, radius, alpha, self.beta)
-        energy = ops.pad(ops.square(inputs), ((0, 0), (0, 0), (0, 0), (radius, radius)))
+        x = ops.cast(inputs, "float32")  # squares overflow in float16
+        energy = ops.pad(ops.square(x), ((0, 0), (0, 0), (0, 0), (radius, radius)))
         channels = inputs.shape[-1]
         window = sum(energy[..., i : i + channels] for i in range(self.size))
-        return inputs / ops.power(1.0 + alpha * window, self.beta)
+        return ops.cast(x / ops.power(1.0 + alpha * window, self.beta), inputs.dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the input's shape."""

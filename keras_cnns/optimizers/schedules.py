@@ -51,12 +51,16 @@ class WarmUp(_Wrapper):
         steps: training steps of the warmup, above 0.
         start: the learning rate of step 0, at least 0.
 
+    Raises:
+        ValueError: `steps` is not above 0.
+
     References:
         Goyal et al. 2017, Accurate, large minibatch SGD (arXiv:1706.02677), section 2.2, "gradual
         warmup".
     """
 
     def __init__(self, schedule: Any, steps: int, start: float = 0.0) -> None:
+        _check_steps(steps)
         self.schedule, self.steps, self.start = schedule, steps, start
 
     def __call__(self, step: Any) -> Any:
@@ -78,12 +82,16 @@ class ConstantWarmUp(_Wrapper):
         steps: training steps of the warmup, above 0.
         learning_rate: the learning rate of the warmup, above 0.
 
+    Raises:
+        ValueError: `steps` is not above 0.
+
     References:
         He et al. 2015, Deep residual learning (arXiv:1512.03385), section 4.2: ResNet-110 starts
         with 0.01 for about 400 steps.
     """
 
     def __init__(self, schedule: Any, steps: int, learning_rate: float) -> None:
+        _check_steps(steps)
         self.schedule, self.steps, self.learning_rate = schedule, steps, learning_rate
 
     def __call__(self, step: Any) -> Any:
@@ -126,6 +134,7 @@ class OneCycle(schedules.LearningRateSchedule):
     START, END = 1 / 25, 1 / 25e4  # fractions of the peak
 
     def __init__(self, peak: float, steps: int, rise: float = 0.3) -> None:
+        _check_steps(steps)
         self.peak, self.steps, self.rise = peak, steps, rise
 
     def __call__(self, step: Any) -> Any:
@@ -143,3 +152,8 @@ class OneCycle(schedules.LearningRateSchedule):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for saving."""
         return dict(vars(self))
+
+
+def _check_steps(steps: int) -> None:
+    if not steps > 0:
+        raise ValueError(f"steps is {steps}; it must be above 0")

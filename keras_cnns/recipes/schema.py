@@ -264,7 +264,7 @@ class OptimizerConfig:
     weight decay instead."""
     weight_decay_on_norm_and_bias: bool = True
     """If true, weight decay also applies to biases and to the parameters of batch normalisation, as
-    in He et al. 2015 and torch."""
+    in He et al. 2015 and torch. LARS never decays them, as in You et al. 2017."""
     bias_learning_rate_multiplier: _Positive = 1.0
     """The learning rate of biases is multiplied by this factor (Caffe's models use 2)."""
     stage_learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 1.0

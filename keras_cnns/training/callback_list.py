@@ -192,7 +192,7 @@ def _make_recipe_callbacks(recipe: Recipe) -> Callbacks:
 def _early_stopping(prepared: Preparation, monitor: str) -> keras.callbacks.EarlyStopping | None:
     """Return the callback that ends a training when the validation accuracy no longer rises.
 
-    The callback begins to count epochs after the warm-up, after the first stage is unfrozen and
+    The callback begins to count epochs after the warm-up, after all stages are unfrozen and
     after the last decay of the schedule "step", because the accuracy is expected to rise again
     after them.
     """

@@ -83,11 +83,11 @@ LAYOUTS = {
 def layout_of(model: keras.Model) -> str | None:
     """Return the key of LAYOUTS that describes a model; None if it is not one of ours."""
     layers = {layer.name: layer for layer in model.layers}
-    if "inception_3a_5x5_conv" in layers:
+    if "inception_3a_output" in layers:
         if "conv1_bn" not in layers:
             return "googlenet"
-        wide = layers["inception_3a_5x5_conv"].kernel_size[0]
-        return "googlenet_tv" if wide == 3 else "googlenet_bn"
+        wide = layers.get("inception_3a_5x5_conv")  # absent from a variation without this branch
+        return "googlenet_tv" if wide and wide.kernel_size[0] == 3 else "googlenet_bn"
     if "stage2_block1_conv1" not in layers:
         return None
     if "final_bn" in layers:

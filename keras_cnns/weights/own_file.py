@@ -24,7 +24,7 @@ ORIGINS = tuple(
         classifier="logits/bias",
     )
     for title, signature, stem in (
-        ("GoogLeNet", r"inception_\d\w_1x1_conv/kernel", "conv1_conv/kernel"),
+        ("GoogLeNet", r"inception_\d\w_\w+_conv/kernel", "conv1_conv/kernel"),
         ("ResNet", r"stage\d+_block\d+_conv1/kernel", "stem_conv/kernel"),
     )
 )

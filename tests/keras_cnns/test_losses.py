@@ -54,6 +54,12 @@ def test_a_class_of_tiny_or_full_probability_has_a_gradient(gamma: float) -> Non
     assert np.isfinite(right).all()
 
 
+def test_a_batch_without_weight_has_the_loss_zero() -> None:
+    assert float(FocalCrossentropy(gamma=2.0)([[0.0, 0.0]], [[0.5, 0.5]])) == 0
+    with pytest.raises(ValueError, match="gamma is -1; it must be at least 0"):
+        FocalCrossentropy(gamma=-1)
+
+
 def test_it_is_saved_with_its_gamma() -> None:
     loss = keras.losses.deserialize(keras.losses.serialize(FocalCrossentropy(1.5)))
     assert isinstance(loss, FocalCrossentropy)

@@ -55,6 +55,7 @@ def inception_crop(image: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> t
         tf.shape(image),
         whole,
         seed=key,
+        min_object_covered=0.0,  # the default would reject crops below a tenth of the area
         area_range=(0.08, 1.0),
         aspect_ratio_range=(3 / 4, 4 / 3),
         max_attempts=10,

@@ -54,6 +54,7 @@ class Probe:
     def forget(self) -> None:
         """Drop the compiled pass and its results, for example after the model was recompiled."""
         self._model: keras.Model | None = None
+        self._trainable: list[bool] = []
         self._latest: tuple[int, dict[str, float]] | None = None
 
     def run(self, model: keras.Model, step: int) -> dict[str, float]:
@@ -69,8 +70,10 @@ class Probe:
 
     def _run(self, model: keras.Model) -> dict[str, float]:
         fetch_variables(model)
-        if model is not self._model:
-            self._model = model
+        # Whether a layer is frozen is a constant of the compiled pass.
+        trainable = [layer.trainable for layer in leaf_layers(model).values()]
+        if model is not self._model or trainable != self._trainable:
+            self._model, self._trainable = model, trainable
             self._variables = model.variables
             self._layers = leaf_layers(model)
             owners = {name: kernels(layer) for name, layer in self._layers.items()}

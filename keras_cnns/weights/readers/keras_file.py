@@ -1,7 +1,10 @@
 """Read Keras' HDF5 files, alone or in a `.keras` archive."""
 
 import io
+import lzma
+import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +17,8 @@ from keras_cnns.weights.readers.archives import check_archive
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCK_BYTES = 96  # size of the structure with which every HDF5 file begins
+
+_DAMAGED_ARCHIVE = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError)
 
 # In a file of Keras 3, the variables of a layer have numbers as names. This table gives their usual
 # names: number of variables of the layer -> names.
@@ -39,7 +44,9 @@ def read_keras(path: Path) -> Checkpoint:
                     f"{path} is damaged: its {member.filename} claims more bytes than the file has"
                 )
             content = io.BytesIO(archive.read(member))
-    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError) as error:
+    except WeightsError:
+        raise
+    except (*_DAMAGED_ARCHIVE, KeyError, OSError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{path} is not a readable Keras archive: {error}") from error
     return read_hdf5(path, content)
 
@@ -68,8 +75,12 @@ def read_hdf5(path: Path, content: BinaryIO | None = None) -> Checkpoint:
             return
         if item.external or item.is_virtual:
             raise WeightsError(f"{path}: {name} lies in another file")
+        if item.dtype.hasobject:  # texts and lists, whose size is not in `nbytes`
+            raise WeightsError(f"{path}: {name} has the type {item.dtype}; weights are numbers")
         bytes_left -= item.nbytes
-        if bytes_left < 0:
+        # HDF5 decompresses whole chunks, even if only one number in them is read.
+        chunk = math.prod(item.chunks or ()) * item.dtype.itemsize
+        if bytes_left < 0 or chunk > path.stat().st_size:
             raise WeightsError(f"{path}: {name} of {[*item.shape]} is larger than the file")
         if key in tensors:
             raise WeightsError(f"{path}: {key} is in it twice")
@@ -78,7 +89,8 @@ def read_hdf5(path: Path, content: BinaryIO | None = None) -> Checkpoint:
     try:
         with h5py.File(content or path, "r") as file:
             # The file of a whole model also has the optimizer's variables. Links are not followed.
-            file.get("model_weights", file).visititems(visit)
+            is_group = isinstance(file.get("model_weights", getlink=True), h5py.HardLink)
+            (file["model_weights"] if is_group else file).visititems(visit)
     except WeightsError:
         raise
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,7 +1,7 @@
-"""Read torch's checkpoints with `weights_only=True`, which runs no code in the file.
+"""Read torch's checkpoints without running code in the file.
 
-If torch is not installed, `plain_torch_file` reads checkpoints that contain only tensors and plain
-data, such as published weights.
+`plain_torch_file` reads checkpoints that contain only tensors and plain data, such as published
+weights. Other checkpoints are read by torch with `weights_only=True`, if torch is installed.
 """
 
 import argparse
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# In earlier versions, `weights_only=True` does not stop all code in a file (CVE-2025-32434), or a
+# file can overwrite memory (CVE-2026-24747).
+_MIN_TORCH = (2, 10)
 _EMA = ("state_dict_ema", "model_ema")  # keys of averaged weights in timm and in torchvision
 _MAX_WRAPPERS = 8  # maximum number of nested dicts around a state dict
 _WRAPPERS = (*_EMA, "state_dict", "model_state_dict", "model", "net")
@@ -80,11 +83,11 @@ def read_torch(path: Path) -> Checkpoint:
             too); or a tensor is sparse, quantized, nested or without values.
     """
     check_archive(path)
+    if (checkpoint := _read_without_torch(path)) is not None:
+        return checkpoint
     try:
         import torch
     except ImportError as error:
-        if (checkpoint := _read_without_torch(path)) is not None:
-            return checkpoint
         raise WeightsError(
             f"{path}: to read it, install torch (pip install torch), or convert it to .safetensors "
             f"on a machine with torch: safetensors.torch.save_file(torch.load('{path.name}', "
@@ -145,11 +148,17 @@ def load(path: Path) -> Any:
     """Return a file's content, which may include `args`, usually an `argparse.Namespace`.
 
     Raises:
-        WeightsError: the file cannot be read. torch's own messages are not passed on, because they
-            recommend `weights_only=False`, which would run the code in the file.
+        WeightsError: the file cannot be read, or torch is too old to read it safely. torch's own
+            messages are not passed on, because they recommend `weights_only=False`, which would
+            run the code in the file.
     """
     import torch
 
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _MIN_TORCH:
+        raise WeightsError(
+            f"{path} can only be read by torch, and a manipulated file can misuse the reader of "
+            f"torch {torch.__version__}; install torch {'.'.join(map(str, _MIN_TORCH))} or later"
+        )
     try:
         if zipfile.is_zipfile(path):
             _check_records(path)

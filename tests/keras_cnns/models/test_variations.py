@@ -1,6 +1,7 @@
 """Variations keep a model's layer names and change exactly what they name."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -90,7 +91,9 @@ def test_a_variation_can_be_saved_and_loaded(tmp_path: Any) -> None:
     assert np.array_equal(np.asarray(model(images)), np.asarray(loaded(images)))
 
 
-def test_inception_modules_have_the_branches_and_the_width_that_are_asked_for() -> None:
+def test_inception_modules_have_the_branches_and_the_width_that_are_asked_for(
+    tmp_path: Path,
+) -> None:
     model = build("googlenet_bn", (32, 32, 1), 10, width=0.25, inception_branches=("1x1", "pool"))
     filters = BODY["3a"]
     assert isinstance(filters, Inception)
@@ -98,6 +101,20 @@ def test_inception_modules_have_the_branches_and_the_width_that_are_asked_for() 
     assert not any("5x5" in name or "3x3" in name for name in names(model))
     one = build("googlenet_bn", (32, 32, 1), 10, width=0.25, inception_branches=("5x5",))
     assert one.get_layer("inception_3a_output").output.shape[-1] == 8
+    weights = one.get_layer("inception_3a_5x5_conv").get_weights()
+    one.save_weights(tmp_path / "one.weights.h5")
+    again = build(
+        "googlenet_bn",
+        (32, 32, 1),
+        10,
+        width=0.25,
+        inception_branches=("5x5",),
+        weights=tmp_path / "one.weights.h5",
+    )
+    assert np.array_equal(again.get_layer("inception_3a_5x5_conv").get_weights()[0], weights[0])
+    model.save_weights(tmp_path / "two.weights.h5")
+    options: dict[str, Any] = {"width": 0.25, "inception_branches": ("1x1", "pool")}
+    build("googlenet_bn", (32, 32, 1), 10, **options, weights=tmp_path / "two.weights.h5")
     naive = build("googlenet", (32, 32, 1), 10, width=0.25, inception="naive")
     # 16 + 32 + 8 filters, and the 48 channels of the input from the pool.
     assert naive.get_layer("inception_3a_output").output.shape[-1] == 104

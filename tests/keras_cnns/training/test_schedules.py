@@ -1,5 +1,6 @@
 """The learning rate over the steps, with the numbers of the papers."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -111,6 +112,14 @@ def test_a_schedule_is_saved_and_read(schedule: Any) -> None:
     assert type(again) is type(schedule)
     for step in (0, 5, 10, 25, 40, 50):
         assert float(again(step)) == pytest.approx(float(schedule(step)))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: WarmUp(0.1, 0), lambda: ConstantWarmUp(0.1, 0, 0.01), lambda: OneCycle(0.1, 0)]
+)
+def test_a_schedule_without_steps_is_refused(make: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match="steps is 0; it must be above 0"):
+        make()
 
 
 def test_a_held_rate_of_version_0_1_is_read_as_the_warmup_that_replaced_it() -> None:

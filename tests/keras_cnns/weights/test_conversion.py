@@ -14,7 +14,7 @@ from test_goldens import read_golden
 
 from keras_cnns import cli
 from keras_cnns.models import build
-from keras_cnns.weights import convert, read
+from keras_cnns.weights import WeightsError, convert, read
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,17 @@ def test_a_whole_model_can_be_loaded(resnet18: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         answer(loaded), answer(build("resnet18", classes=10, weights=resnet18))
     )
+
+
+def test_a_model_of_this_project_is_not_built_again_with_another_image_size(
+    tmp_path: Path,
+) -> None:
+    own, to = tmp_path / "own.keras", tmp_path / "new.keras"
+    build("resnet20", (32, 32, 1), 4).save(own)
+    with pytest.raises(WeightsError, match=r"own\.keras is a model of keras-cnns already, whose"):
+        convert(own, "resnet20", to)
+    assert not to.exists()
+    convert(own, "resnet20", tmp_path / "new.weights.h5")  # which has no image size
 
 
 def test_channels_and_classes_are_the_files(resnet18: Path, tmp_path: Path) -> None:

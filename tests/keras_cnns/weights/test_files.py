@@ -74,6 +74,34 @@ def by_a_link(path: Path) -> None:
         file["a"] = h5py.ExternalLink(str(path.with_name("other.h5")), "a")
 
 
+def by_a_link_of_the_group(path: Path) -> None:
+    with h5py.File(path.with_name("other.h5"), "w") as other:
+        other["secret/a/kernel"] = np.ones(2, "float32")
+    with h5py.File(path, "w") as file:
+        file["model_weights"] = h5py.ExternalLink(str(path.with_name("other.h5")), "secret")
+
+
+def in_a_large_chunk(path: Path) -> None:
+    """HDF5 decompresses 16 MB to read one number."""
+    with h5py.File(path, "w") as file:
+        options = {"chunks": (1 << 22,), "maxshape": (None,), "compression": "gzip"}
+        file.create_dataset("a/kernel", (1,), "float32", **options)[0] = 1
+
+
+def of_texts(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["a/kernel"] = ["x" * 100]
+
+
+def of_a_damaged_stream(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.weights.h5", np.random.default_rng(0).bytes(4000))
+    content = bytearray(path.read_bytes())
+    start = content.index(b"model.weights.h5") + len("model.weights.h5")
+    content[start : start + 100] = b"\xff" * 100
+    path.write_bytes(content)
+
+
 def twice(path: Path) -> None:
     with h5py.File(path, "w") as file:
         for group in ("layers/conv2d", "layers/conv2d_1"):
@@ -110,6 +138,10 @@ def without_weights(path: Path) -> None:
         (".h5", never_stored, "is larger than the file"),
         (".h5", in_another_file, "lies in another file"),
         (".h5", by_a_link, "contains no tensors"),
+        (".h5", by_a_link_of_the_group, "contains no tensors"),
+        (".h5", in_a_large_chunk, "a/kernel of [1] is larger than the file"),
+        (".h5", of_texts, "a/kernel has the type object; weights are numbers"),
+        (".keras", of_a_damaged_stream, "is not a readable Keras archive"),
         (".weights.h5", twice, "stem_conv/kernel is in it twice"),
         (".weights.h5", nameless, "lacks the names of its layers"),
         (".keras", garbage, "is not a readable Keras archive"),

@@ -90,7 +90,7 @@ def test_an_inception_crop_is_8_to_100_percent_of_the_area() -> None:
         height, width = (np.ptp(crop[..., c]) for c in (0, 1))
         areas.append(height * width / 200**2)
         ratios.append(width / height)
-    assert 0.06 < min(areas) < 0.25
+    assert 0.07 < min(areas) < 0.09
     assert 0.75 < max(areas) <= 1
     assert 0.7 < min(ratios) < 0.9
     assert 1.1 < max(ratios) < 1.4

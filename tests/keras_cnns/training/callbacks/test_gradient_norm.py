@@ -42,6 +42,23 @@ def test_the_gradient_vanishes_with_depth_and_the_ratio_says_so() -> None:
     assert ratio(10) < 1e-3 * ratio(2)
 
 
+def test_a_pass_after_unfreezing_is_that_of_a_new_process() -> None:
+    """In training, a frozen batch normalisation uses its moving statistics."""
+    keras.utils.set_random_seed(0)
+    normalisation = keras.layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((3,)), normalisation, keras.layers.Dense(2)])
+    model.compile("sgd", loss="mse")
+    probe = Probe(*make_data())
+    GradientNorm(probe).set_model(model)
+    normalisation.trainable = False
+    frozen = probe.run(model, 1)
+    normalisation.trainable = True
+    unfrozen = probe.run(model, 2)
+    assert frozen != unfrozen
+    probe.forget()
+    assert probe.run(model, 2) == unfrozen
+
+
 def test_a_frozen_layer_still_has_its_gradient() -> None:
     model = make_model()
     model.get_layer("hidden").trainable = False

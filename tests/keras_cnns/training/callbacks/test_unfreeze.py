@@ -82,3 +82,14 @@ def test_stages_are_freed_one_after_another() -> None:
 )
 def test_the_stages_of_our_nets_are_found(name: str, stages: list[str]) -> None:
     assert list(find_stages(build(name, input_shape=(32, 32, 3), classes=2))) == stages
+
+
+def test_the_last_normalisation_of_a_preactivation_network_is_frozen_with_the_last_stage() -> None:
+    model = build("resnet18_v2", (32, 32, 3), 2)
+    stages = find_stages(model)
+    assert list(stages) == ["stem", "stage1", "stage2", "stage3", "stage4"]
+    assert model.get_layer("final_bn") in stages["stage4"]
+    found = [layer for layers in stages.values() for layer in layers]
+    assert {layer.name for layer in model.layers if layer.weights and layer not in found} == {
+        "logits"
+    }
