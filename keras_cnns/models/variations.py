@@ -39,7 +39,8 @@ def vary(
     Args:
         model: a functional model, such as `resnet` returns; if nothing is varied, the model itself
             is returned.
-        activation: a name of ACTIVATIONS, which replaces each ReLU.
+        activation: a name of ACTIVATIONS, which replaces each ReLU. Max pooling still pads with
+            zeros, which can change the border of a map if the activation can be negative.
         kernel_initializer: a key of KERNEL_INITIALIZERS for convolutions and dense layers, except
             the classifiers; None keeps the initial weights of the model.
         batch_normalization: if False, replace each batch normalisation by the identity, and add a
