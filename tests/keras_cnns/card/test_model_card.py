@@ -122,7 +122,7 @@ def test_paths_of_the_author_are_not_published(run: Path) -> None:
     assert "ada" not in text
     assert 'path = "photos"' in text
     assert 'corrections = "wrong.csv"' in text
-    assert "| corrections | 3 labels changed, 1 images excluded |" in text
+    assert "| corrected labels, excluded images | 3, 1 |" in text
 
 
 def test_a_test_split_that_chose_the_epoch_is_named(run: Path) -> None:

@@ -296,7 +296,7 @@ def test_check_ends_with_the_command_that_trains(
     fill(tmp_path, {"my photos/a": 40, "my photos/b": 9})
     command = "keras-cnns fit 'my photos' --run 'runs/my photos'"
     lines = check()
-    assert lines[-2:] == ["no errors: the folder can be trained on", f"train: {command}"]
+    assert lines[-2:] == ["no errors: training on this folder is possible", f"train: {command}"]
     hint = "hint: these classes have fewer than a quarter of the images of a: b; add images of"
     assert any(line.startswith(hint) for line in lines)
     (tmp_path / "my photos" / "a" / "cut.png").write_bytes(b"")

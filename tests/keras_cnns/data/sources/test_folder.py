@@ -282,7 +282,7 @@ def test_check_finds_copies_across_split_folders(photos: Path, tmp_path: Path) -
     assert sum(sizes.values()) == 119
     result = CliRunner().invoke(app, ["data", "check", str(photos)])
     assert result.exit_code == 0
-    assert "no errors: the folder can be trained on" in result.output
+    assert "no errors: training on this folder is possible" in result.output
 
 
 def test_a_folder_that_cannot_be_read_is_not_left_out(
