@@ -13,7 +13,7 @@ from keras_cnns.models.heads import normalised_input
 from keras_cnns.optimizers import LARS, Momentum
 from keras_cnns.recipes import ModelConfig, OptimizerConfig, Recipe
 from keras_cnns.suggestions import find
-from keras_cnns.training.callbacks.unfreeze import find_stages
+from keras_cnns.training.callbacks.unfreeze import AFTER_LAST_STAGE, find_stages
 from keras_cnns.training.schedules import make_schedule
 
 # Name in lower case -> class, for `optimizer.name`.
@@ -154,14 +154,16 @@ def _learning_rate_multipliers(config: OptimizerConfig, model: keras.Model) -> d
     if config.bias_learning_rate_multiplier != 1:
         multipliers["bias"] = config.bias_learning_rate_multiplier
     if config.stage_learning_rate_factor != 1:
-        with_weights = [
-            name
+        with_weights = {
+            name: layers
             for name, layers in find_stages(model).items()
             if any(layer.trainable_variables for layer in layers)
-        ]
-        for distance, name in enumerate(reversed(with_weights), start=1):
+        }
+        for distance, (name, layers) in enumerate(reversed(with_weights.items()), start=1):
             # The pattern for "conv1" must not match a layer "conv10".
             multipliers[rf"^{name}(?!\d)"] = config.stage_learning_rate_factor**distance
+            if any(layer.name.startswith(AFTER_LAST_STAGE) for layer in layers):
+                multipliers[f"^{AFTER_LAST_STAGE}"] = config.stage_learning_rate_factor**distance
     return multipliers
 
 

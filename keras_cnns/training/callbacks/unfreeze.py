@@ -11,7 +11,7 @@ from keras_cnns.optimizers.base import PathOptimizer
 # The beginning of a layer's name is its stage. GoogLeNet's modules 4a to 4e, for example, are one
 # stage.
 _STAGE = re.compile(r"(stem|stage\d+|conv\d+|inception_\d+)")
-_AFTER_LAST_STAGE = "final_"  # batch normalisation and ReLU of the networks with preactivation
+AFTER_LAST_STAGE = "final_"  # batch normalisation and ReLU of the networks with preactivation
 
 
 class Unfreeze(keras.callbacks.Callback):
@@ -85,6 +85,6 @@ def find_stages(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     for layer in model.layers:
         if found := _STAGE.match(layer.name):
             stages.setdefault(found[1], []).append(layer)
-        elif layer.name.startswith(_AFTER_LAST_STAGE) and stages:
+        elif layer.name.startswith(AFTER_LAST_STAGE) and stages:
             list(stages.values())[-1].append(layer)
     return stages

@@ -59,7 +59,7 @@ def test_a_plan_is_kept_for_the_same_argumentsonly(tmp_path: Path) -> None:
         Request(tmp_path / "my photos", 15, overrides=("training.seed=1",)),
         Request(tmp_path / "my photos", 15, weights="resnet50.safetensors"),
     ):
-        with pytest.raises(ValueError, match="Give the same arguments to go on"):
+        with pytest.raises(ValueError, match="Give the same arguments to continue"):
             check_plan(run, other)
 
 
