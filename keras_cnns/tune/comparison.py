@@ -84,9 +84,16 @@ class Comparison:
             else "More seeds would hardly decide it."
         )
         return (
-            f"Nothing was shown to be better than the recipe: the comparison with trial "
-            f"{self.number} is inconclusive. The trial's test accuracy minus that of the recipe is "
+            f"{self._inconclusive}. The trial's test accuracy minus that of the recipe is "
             f"{mean:+.2f} points {seeds} (between {low:+.2f} and {high:+.2f}; {bounds}). {remedy}"
+        )
+
+    @property
+    def _inconclusive(self) -> str:
+        """Return the beginning of a sentence about a comparison without a decision."""
+        return (
+            "Nothing was shown to be better than the recipe: the comparison with trial "
+            f"{self.number} is inconclusive"
         )
 
     def _describe_divergence(self) -> str:
@@ -99,9 +106,8 @@ class Comparison:
                 f"images, but its training diverges with the seed {seed}."
             )
         return (
-            f"Nothing was shown to be better than the recipe: the comparison with trial "
-            f"{self.number} is inconclusive, because the recipe's own training diverges with the "
-            f"seed {seed}."
+            f"{self._inconclusive}, because the recipe's own training diverges with the seed "
+            f"{seed}."
         )
 
     def _describe_equal(self) -> str:
@@ -113,8 +119,7 @@ class Comparison:
             else f"the trial's test accuracy minus that of the recipe is {difference:+.2f} points"
         )
         return (
-            f"Nothing was shown to be better than the recipe: the comparison with trial "
-            f"{self.number} is inconclusive, because {result} with every one of {len(self.seeds)} "
+            f"{self._inconclusive}, because {result} with every one of {len(self.seeds)} "
             f"seeds. Equal differences have no standard deviation, "
             "so there is no interval; more seeds or more test images would be needed."
         )

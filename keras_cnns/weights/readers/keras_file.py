@@ -63,7 +63,7 @@ def read_hdf5(path: Path, content: BinaryIO | None = None) -> Checkpoint:
         WeightsError: the file is truncated or damaged, lies partly in other files, or claims more
             numbers than it has bytes for.
     """
-    bytes_left = path.stat().st_size
+    file_size = bytes_left = path.stat().st_size
     tensors: Tensors = {}
 
     def visit(name: str, item: Any) -> None:
@@ -80,7 +80,7 @@ def read_hdf5(path: Path, content: BinaryIO | None = None) -> Checkpoint:
         bytes_left -= item.nbytes
         # HDF5 decompresses whole chunks, even if only one number in them is read.
         chunk = math.prod(item.chunks or ()) * item.dtype.itemsize
-        if bytes_left < 0 or chunk > path.stat().st_size:
+        if bytes_left < 0 or chunk > file_size:
             raise WeightsError(f"{path}: {name} of {[*item.shape]} is larger than the file")
         if key in tensors:
             raise WeightsError(f"{path}: {key} is in it twice")
