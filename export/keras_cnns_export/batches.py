@@ -40,12 +40,15 @@ def generated_batches(shape: tuple[int, int, int], count: int = 256) -> Iterator
         yield images, None
 
 
-def batches_of(data: Any, shape: tuple[int, int, int]) -> Iterator[Batch]:
+def batches_of(
+    data: Any, shape: tuple[int, int, int], classes: int | None = None
+) -> Iterator[Batch]:
     """Yield batches of an array [N, H, W, C], a tuple (images, classes), or an iterable of tuples.
 
     Raises:
         ExportError: the images are not uint8, or do not have the model's `shape` (H, W, C), or the
-            classes are not an array with one number for each image.
+            true classes are not an array with one index for each image, below `classes` if it is
+            given.
     """
     if isinstance(data, np.ndarray):
         data = (data, None)
@@ -62,7 +65,23 @@ def batches_of(data: Any, shape: tuple[int, int, int]) -> Iterator[Batch]:
                 f"images; they must have the shape [{len(images)}], with the index of each "
                 "image's class"
             )
+        if labels is not None and classes is not None:
+            _check_classes(labels, classes)
         yield images, labels
+
+
+def _check_classes(labels: Array, classes: int) -> None:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ExportError(
+            f"samples have true classes of the type {labels.dtype}; they must be integers, the "
+            "index of each image's class"
+        )
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if wrong.size:
+        raise ExportError(
+            f"samples have the true class {wrong[0]}; the model has {classes} classes, whose "
+            f"indices are 0 to {classes - 1}"
+        )
 
 
 def _sliced(images: Array, labels: Array | None) -> Iterator[Batch]:

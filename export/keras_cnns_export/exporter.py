@@ -197,7 +197,7 @@ def _export(model: Any, to: str | os.PathLike[str], options: ExportOptions) -> P
 
 def _batches(data: Any, graph: ServingGraph) -> Iterator[Batch]:
     shape = graph.image_shape
-    return generated_batches(shape) if data is None else batches_of(data, shape)
+    return generated_batches(shape) if data is None else batches_of(data, shape, graph.classes)
 
 
 def _calibrated_graph(

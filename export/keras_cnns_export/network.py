@@ -140,6 +140,8 @@ def as_functional(model: Any) -> Any:
     try:
         inputs = model.inputs
         output = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+        if isinstance(output, list | tuple) and len(output) == 1:
+            (output,) = output  # keras.Model(outputs=[x]) returns one tensor, too
     # Which of these exceptions Keras raises depends on the kind of model.
     except (AttributeError, ValueError):
         inputs = output = None
@@ -204,21 +206,17 @@ def _is_plain(layer: Any) -> bool:
 def _rebuilt(model: Any, preprocess_input: str | None) -> Any:
     """Return a copy of the model with new layers in float32, and without inner models."""
     copies: dict[int, tuple[Any, Any]] = {}  # id of an operation -> the operation and its copy
-    names: set[str] = set()
 
     def copy_of(operation: Any) -> Any:
         if id(operation) not in copies:
-            new = _in_float32(operation)
-            while new.name in names:  # two inner models may use the same name
-                new.name += "_again"
-            names.add(new.name)
-            copies[id(operation)] = operation, new
+            copies[id(operation)] = operation, _in_float32(operation)
         return copies[id(operation)][1]
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         inner = functional_graph(operation)
         if inner is not None:
-            return run_through_graph(inner, args[0], call)
+            inputs = args[0] if args else next(iter(kwargs.values()))
+            return run_through_graph(inner, inputs, call)
         return copy_of(operation)(*args, **kwargs)
 
     policy = keras.config.dtype_policy()
@@ -226,6 +224,7 @@ def _rebuilt(model: Any, preprocess_input: str | None) -> Any:
     try:
         pixels = keras.Input(model.inputs[0].shape[1:], name="pixels")
         outputs = call(model, preprocessed(pixels, preprocess_input))
+        _make_names_unique(outputs)  # two inner models may use the same name
         network = keras.Model(pixels, outputs, name=model.name)
         for old, new in copies.values():
             if getattr(old, "weights", None) and not isinstance(old, layers.Normalization):
@@ -290,7 +289,36 @@ def with_outputs(network: Any, outputs: Sequence[str], temperature: float | None
     tensors: dict[str, Any] = {}
     for name in ("probabilities", *outputs):
         tensors |= OUTPUTS[name](heads) if name not in tensors else {}
+    _make_names_unique(tensors, network.operations)
     return keras.Model(network.inputs, tensors, name=network.name)
+
+
+def _make_names_unique(outputs: Any, keep: Sequence[Any] = ()) -> None:
+    """Rename operations that have the name of another one; Keras refuses a model with both.
+
+    Keras numbers the names that it generates within a process. An operation that is added to a
+    loaded model can therefore have the name of one of the model's operations, such as `subtract`.
+
+    Args:
+        outputs: the symbolic outputs of the operations.
+        keep: operations whose names are not changed.
+    """
+    names = {operation.name for operation in keep}
+    checked = {id(operation) for operation in keep}
+    visited = set()
+    pending = keras.tree.flatten(outputs)
+    while pending:
+        tensor = pending.pop()
+        if id(tensor) in visited:
+            continue
+        visited.add(id(tensor))
+        pending += input_tensors(tensor)
+        operation = operation_of(tensor)
+        if id(operation) not in checked:
+            checked.add(id(operation))
+            while operation.name in names:
+                operation.name += "_again"
+            names.add(operation.name)
 
 
 class _ClassActivationMap(layers.Layer):

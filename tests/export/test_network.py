@@ -69,6 +69,48 @@ def test_a_normalization_becomes_a_rescaling(images: Any) -> None:
     np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5)
 
 
+def test_a_loaded_model_may_have_names_that_keras_would_generate(images: Any) -> None:
+    """Keras counts the generated names of a process, and starts anew in another one."""
+    pixels = keras.Input(SHAPE)
+    x = layers.Concatenate(name="concatenate")([pixels, pixels])
+    x = layers.Activation("linear", name="subtract")(x)
+    x = layers.Activation("linear", name="top_k")(layers.GlobalAveragePooling2D(name="cast")(x))
+    model = keras.Model(pixels, layers.Dense(1, "sigmoid", name="temperature")(x))
+    expected = model.predict(images.astype("float32"), verbose=0)[:, 0]
+    keras.backend.clear_session()  # resets the counters
+    graph = serving_graph(model, ("logits", "top_k"), temperature=1.0)
+    given = graph.function(images)["probabilities"][:, 1]
+    np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5)
+
+
+def test_preprocessing_may_have_the_name_of_a_layer(images: Any) -> None:
+    pixels = keras.Input(SHAPE)
+    x = layers.GlobalAveragePooling2D(name="rescaling")(pixels)
+    model = keras.Model(pixels, layers.Dense(3, "softmax")(x))
+    keras.backend.clear_session()
+    network = prepare(model, "tf")
+    expected = model.predict(images / np.float32(127.5) - 1, verbose=0)
+    given = network.predict(images.astype("float32"), verbose=0)["main"]
+    np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5)
+
+
+def test_a_list_with_one_output_is_this_output(images: Any) -> None:
+    pixels = keras.Input(SHAPE)
+    x = layers.GlobalAveragePooling2D()(pixels)
+    model = keras.Model([pixels], [layers.Dense(3, "softmax")(x)])
+    expected = model.predict(images.astype("float32"), verbose=0)
+    given = serving_graph(model).function(images)["probabilities"]
+    np.testing.assert_allclose(given, np.asarray(expected).reshape(3, 3), rtol=0, atol=1e-5)
+
+
+def test_an_inner_model_may_be_called_with_a_keyword(mobile_net: Any, images: Any) -> None:
+    pixels = keras.Input(SHAPE)
+    model = keras.Model(pixels, mobile_net(inputs=pixels))
+    expected = model.predict(images.astype("float32"), verbose=0)
+    given = serving_graph(model).function(images)["probabilities"]
+    np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5)
+
+
 def test_a_net_of_keras_applications_is_published(
     mobile_net: Any, tmp_path: Path, images: Any
 ) -> None:

@@ -184,11 +184,17 @@ def test_the_forms_that_samples_may_have() -> None:
             r"classes of shape \[2, 5\] for 2",
         ),
         (np.zeros((2, 3, 2, 1), np.uint8), r"uint8 \[2, 3, 2, 1\]; the model takes"),
+        ((np.zeros((2, *SHAPE), np.uint8), np.zeros(2)), "type float64; they must be integers"),
+        (
+            (np.zeros((2, *SHAPE), np.uint8), np.array([3, 4])),
+            "the true class 4; the model has 4 classes, whose indices are 0 to 3",
+        ),
+        ((np.zeros((2, *SHAPE), np.uint8), np.array([-1, 0])), "the true class -1"),
     ],
 )
 def test_samples_of_another_form_are_refused(samples: Any, message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        list(batches_of(samples, SHAPE))
+        list(batches_of(samples, SHAPE, 4))
 
 
 def test_a_split_without_images_proves_nothing() -> None:
