@@ -97,8 +97,7 @@ def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
     else:
         finder = LRFinder(steps=finder_steps)
         model.optimizer.iterations.assign(0)  # so that the finder's schedule begins at its start
-        # This `fit` compiles nothing, but its first step waits for the input pipeline and is not
-        # counted.
+        # The first step compiles the step with the finder's schedule, and is not counted.
         step_seconds = statistics.fmean([*times, *fit(finder_steps, finder)[1:]])
         smoothed = finder.smoothed()
         if len(smoothed) > 1 and smoothed.min() < smoothed[0]:

@@ -194,7 +194,9 @@ def _check_given(given: dict[str, Any]) -> None:
     This is checked before the folder is read, with arbitrary values for the other keys.
     """
     others = Choices(given)
-    channels = given.get("data.channels", 1)
+    # Values for each channel imply colour images, unless the number of channels is given, too.
+    values = max((given.get(f"data.{key}", []) for key in ("mean", "std")), key=_count)
+    channels = given.get("data.channels", 3 if _count(values) == 3 else 1)
     size = others.choose("data.image_size", 32)
     others.choose("data.channels", channels)
     for key in ("mean", "std"):
@@ -211,6 +213,10 @@ def _check_given(given: dict[str, Any]) -> None:
     }.items():
         others.choose(key, value)
     find(others.recipe().model.name)
+
+
+def _count(values: Any) -> int:
+    return len(values) if isinstance(values, list | tuple) else 0
 
 
 def _choose_weights(
@@ -361,6 +367,9 @@ def _section(path: str) -> str:
 def _assignment(key: str, value: Any) -> str:
     if isinstance(value, list):
         return f"{key} = [{', '.join(tomli_w.dumps({'x': each})[4:].strip() for each in value)}]"
+    if isinstance(value, dict):  # as an inline table; a table would be a section of its own
+        entries = ", ".join(_assignment(name, each) for name, each in value.items())
+        return f"{key} = {{ {entries} }}"
     return tomli_w.dumps({key: value}).strip()
 
 

@@ -66,6 +66,8 @@ class LRFinder(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
             self.lowest, self.steps - 1, self.highest / self.lowest
         )
+        # A compiled step of an earlier `fit` contains the earlier schedule.
+        self.model.make_train_function(force=True)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reset the metrics, so that the next logged loss is that of this batch alone."""

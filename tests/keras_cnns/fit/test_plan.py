@@ -46,7 +46,21 @@ def test_wrong_overrides_are_reported_before_the_folder_is_read(
         make_plan(Request(Path("no/such/folder"), 15, overrides=(override,)))
 
 
-def test_a_plan_is_kept_for_the_same_argumentsonly(tmp_path: Path) -> None:
+def test_a_mean_of_three_colours_is_no_wrong_override() -> None:
+    overrides = ("data.mean=[123.7, 116.3, 103.5]", "data.std=[58.4, 57.1, 57.4]")
+    with pytest.raises(ValueError, match="no/such/folder"):
+        make_plan(Request(Path("no/such/folder"), 15, overrides=overrides))
+
+
+def test_a_table_is_written_in_one_line(
+    folder: Path, measured: list[Recipe], tmp_path: Path
+) -> None:
+    overrides = ("optimizer.name=adam", "optimizer.arguments={beta_1=0.8}")
+    recipe = planned(folder, tmp_path / "run", weights="none", overrides=overrides)
+    assert recipe.optimizer.arguments == {"beta_1": 0.8}
+
+
+def test_a_plan_is_kept_for_the_same_arguments_only(tmp_path: Path) -> None:
     request = Request(tmp_path / "my photos", 15)
     run = tmp_path / "runs/photos"
     write_plan(Plan(f"{LINE}{request.arguments()}\n", "file,reason\n"), run)

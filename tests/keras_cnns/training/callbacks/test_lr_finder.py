@@ -15,13 +15,17 @@ AUX_WEIGHT = 0.3
 
 def fit(finder: LRFinder, momentum: float = 0.0) -> keras.Model:
     """Fit a line by gradient descent; it converges if the learning rate is below 2 / 8."""
-    x = np.full((4000, 1), 2.0, "float32")
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     model.layers[0].kernel.assign([[1.0]])
     model.compile(keras.optimizers.SGD(1e-9, momentum=momentum), loss="mse")
+    train(model, finder)
+    return model
+
+
+def train(model: keras.Model, finder: LRFinder) -> None:
+    x = np.full((4000, 1), 2.0, "float32")
     noise = np.repeat(np.resize([1.0, -1.0], 100), 40)[:, None]  # by batch: no line fits exactly
     model.fit(x, 4 * x + noise, batch_size=40, verbose=0, shuffle=False, callbacks=[finder])
-    return model
 
 
 def test_it_finds_the_rate_of_a_line() -> None:
@@ -33,6 +37,16 @@ def test_it_finds_the_rate_of_a_line() -> None:
     assert finder.losses[1] == pytest.approx((4 * 2 - 1 - 2 * weight) ** 2, rel=1e-4)
     assert 0.25 < finder.learning_rates[-1] < 5  # it stopped soon after the loss had grown
     assert 0.25 / 100 < finder.propose() < 0.25
+
+
+def test_a_model_that_was_trained_before_gets_the_rising_rates() -> None:
+    expected, finder = (LRFinder(1e-4, 100.0, steps=100) for _ in range(2))
+    fit(expected)
+    model = fit(LRFinder(1e-9, 1e-8, steps=100))
+    model.layers[0].kernel.assign([[1.0]])
+    model.optimizer.iterations.assign(0)
+    train(model, finder)
+    np.testing.assert_allclose(finder.losses, expected.losses)
 
 
 def test_a_loss_that_only_grows_has_no_proposal() -> None:
