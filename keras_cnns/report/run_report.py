@@ -29,6 +29,7 @@ from keras_cnns.runs.logs import LOSS_SUM
 from keras_cnns.runs.names import AUGMENTED, CONFIG, MISTAKES, MODEL, REPORT
 from keras_cnns.runs.predictions import Mistake, Predictions, collect
 from keras_cnns.runs.tables import format_rows
+from keras_cnns.spreadsheets import escape_cell
 
 GRADIENT_RATIO = "Gradient norm, first layer divided by last"
 UPDATE_RATIO = "Update-to-weight ratio"
@@ -137,14 +138,15 @@ def _mistake_rows(predictions: Predictions, labels: Sequence[str]) -> list[dict[
     If the data are a folder of images, `file` is the path of the image; otherwise it is empty. The
     `index` is the index of the image in the split.
     """
+    path_of = predictions.path_of
     wrong = np.flatnonzero(~predictions.is_correct)
     order = wrong[np.argsort(-predictions.confidences[wrong], kind="stable")]
     return [
         {
-            "file": predictions.path_of(int(index)) if predictions.path_of else "",
+            "file": escape_cell(str(path_of(int(index)))) if path_of else "",
             "index": int(index),
-            "label": labels[predictions.labels[index]],
-            "predicted": labels[predictions.predicted[index]],
+            "label": escape_cell(labels[predictions.labels[index]]),
+            "predicted": escape_cell(labels[predictions.predicted[index]]),
             "confidence": round(float(predictions.confidences[index]), 6),
             "label_probability": round(float(predictions.label_probabilities[index]), 6),
         }

@@ -218,7 +218,8 @@ class AnswerFile:
                 self._check_threshold(f"row {number}", row[2], row[-2] == "true")
 
     def _read_json_lines(self, end: int, rest: str) -> None:
-        if not end and rest[:1] not in ("", "{"):
+        begin = '{"file": '
+        if not end and not (rest.startswith(begin) or begin.startswith(rest)):
             raise ValueError(f"{self._path} does not hold predictions; choose another file")
         for number, line in enumerate(self._lines(end), 1):
             try:

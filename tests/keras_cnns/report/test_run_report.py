@@ -156,11 +156,13 @@ def test_mistakes_show_name_and_link_their_files(finished_run: Run, tmp_path: Pa
     ]
     for (address, _), file in zip(links, files, strict=True):
         assert (path / unquote(address)).resolve() == file.resolve()
+    labels = (path / "labels.txt").read_text("utf-8").replace("5", "=5")
+    (path / "labels.txt").write_text(labels, "utf-8")
     write_report(path, predictions)
     with (path / "mistakes.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))
     assert [row["file"] for row in rows] == [str(file) for file in files]
-    assert {(row["label"], row["predicted"]) for row in rows} == {("3", "5")}
+    assert {(row["label"], row["predicted"]) for row in rows} == {("3", "'=5")}  # no formula
 
 
 def test_mistakes_csv_lists_every_mistake_by_confidence(run: Path, html: str) -> None:

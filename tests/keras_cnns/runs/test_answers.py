@@ -123,6 +123,7 @@ def test_a_file_that_is_cut_anywhere_is_resumed(tmp_path: Path, suffix: str) -> 
         ),
         ("answers.csv", "file,label,probability,label_2,probability_2,error\nx\n", "row 2 has 1 c"),
         ("answers.jsonl", "a note", "does not hold predictions"),
+        ("answers.jsonl", '{"name": 1}', "does not hold predictions"),
         ("answers.jsonl", '{"name": 1}\n', "line 1 is not a prediction"),
         ("answers.jsonl", '{"file": "x", "top": [1]}\n', "line 1 has 1 labels"),
         (

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from keras_cnns.cores import available_cores
@@ -120,7 +121,8 @@ def read_images(
         images: Iterable[ImageFile | None] = pool.map(read, unknown)
         if len(unknown) >= _PROGRESS_FROM:
             console = Console(file=sys.stderr)
-            images = track(images, f"reading {root}", len(unknown), console=console)
+            title = escape(f"reading {root}")  # [brackets] of a name are not markup
+            images = track(images, title, len(unknown), console=console)
         for file, image in zip(unknown, images, strict=True):
             known[file] = (image,)
     cache.save()

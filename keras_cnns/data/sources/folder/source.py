@@ -36,6 +36,7 @@ from keras_cnns.data.sources.folder.findings import (
     describe,
     find_problems,
     find_split_problems,
+    printable,
 )
 from keras_cnns.data.sources.folder.image_file import ImageFile
 from keras_cnns.data.sources.folder.layout import FoundFile, read_layout
@@ -149,7 +150,11 @@ class Folder:
         splits = assign_splits(files, wanted)
         counts = {each: len(members) for each, members in splits.items()}
         name, start, stop = slice_split(counts, split)
-        members = splits[name][start:stop]
+        members = splits[name]
+        if (start, stop) != (0, len(members)):
+            # In the order of the paths, a slice would contain only some of the classes.
+            ordered = sorted(members, key=lambda file: (file.content, file.path.parts))
+            members = ordered[start:stop]
         if not keep_pixels:
             self._release(members)
         images = self._open_members(members, _labels(files))
@@ -344,7 +349,7 @@ def _without_bad_files(scan: Scan) -> Scan:
 @functools.cache
 def _report_skipped(path: Path, reason: str) -> None:
     """Print that a file is left out, but only once, even if the folder is opened for many folds."""
-    print(f"skipped {path}: {reason}", file=sys.stderr)
+    print(f"skipped {printable(str(path))}: {reason}", file=sys.stderr)
 
 
 def _refuse(root: str | Path, findings: Iterable[Finding]) -> None:

@@ -82,6 +82,19 @@ def test_every_file_is_on_one_side_with_its_copies(photos: Path, tmp_path: Path)
     assert fingerprint(config_of(other)) != fingerprint(config)
 
 
+def test_slices_are_disjoint_and_contain_all_classes(photos: Path) -> None:
+    config = config_of(photos)
+    parts = []
+    for spec in ("train[:50%]", "train[50%:]"):
+        split = open_split(config, spec, batch_size=8)
+        labels = np.concatenate([labels for _, labels in split.epoch(0)])
+        assert set(labels) == set(range(len(CLASSES)))
+        assert split.path_of is not None
+        parts.append({split.path_of(index) for index in range(split.num_examples)})
+    assert not parts[0] & parts[1]
+    assert len(parts[0] | parts[1]) == open_split(config, "train", batch_size=8).num_examples
+
+
 def test_split_folders_are_kept_and_what_is_missing_is_taken_from_training(
     photos: Path, tmp_path: Path
 ) -> None:
