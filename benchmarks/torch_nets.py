@@ -54,14 +54,14 @@ class Block(nn.Module):
         return nn.functional.relu(z + x, inplace=True)
 
 
-def resnet20(classes: int = 10) -> nn.Module:
+def resnet20(classes: int = 10, channels: int = 3) -> nn.Module:
     blocks, inputs = [], 16
     for filters in (16, 32, 64):
         for number in range(3):
             blocks.append(Block(inputs, filters, 2 if filters > 16 and number == 0 else 1))
             inputs = filters
     ends = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
-    return nn.Sequential(*conv_bn_relu(3, 16, 3), *blocks, *ends)
+    return nn.Sequential(*conv_bn_relu(channels, 16, 3), *blocks, *ends)
 
 
 class Inception(nn.Module):
