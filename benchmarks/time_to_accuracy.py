@@ -2,11 +2,10 @@
 
     python benchmarks/time_to_accuracy.py [--quick] [--json FILE] [--seeds N] [--subject NAME ...]
 
-Each subject trains a fixed number of epochs, with which its mean test accuracy is at least 93 %. The
-subjects train in turn, one seed after the other, and each training
-has a process of its own. A ratio is our seconds divided by those of the other subject with the same
-seed; we are faster if it is below 1. The aims are 0.9 (PyTorch), and 0.5 (Keras' example and
-fastai). The subjects:
+Each subject trains a fixed number of epochs, with which its mean test accuracy is at least 93 %.
+The subjects train in turn, one seed after the other, and each training has a process of its own. A
+ratio is our seconds divided by those of the other subject with the same seed; we are faster if it
+is below 1. The aims are 0.9 (PyTorch), and 0.5 (Keras' example and fastai). The subjects:
 
 - ours: the recipe `fashion-fast`, ResNet-20 in bfloat16 for 7 epochs;
 - PyTorch: the same network and the same recipe, in bfloat16 and channels_last;
@@ -54,7 +53,7 @@ SUBJECTS = {
     "ours": Subject(7, sys.executable),
     "PyTorch": Subject(7, PARITY_PYTHON, ("torch",)),
     "PyTorch compiled": Subject(7, PARITY_PYTHON, ("torch",)),
-    # Not tried yet, as the next one: the numbers of epochs are estimates.
+    # The numbers of epochs of Keras' example and fastai are estimates; they were not trained on all images yet.
     "Keras' example": Subject(15, sys.executable),
     "fastai": Subject(10, PARITY_PYTHON, ("torch", "fastai")),
 }
