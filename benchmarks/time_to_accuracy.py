@@ -53,7 +53,7 @@ SUBJECTS = {
     "ours": Subject(7, sys.executable),
     "PyTorch": Subject(7, PARITY_PYTHON, ("torch",)),
     "PyTorch compiled": Subject(7, PARITY_PYTHON, ("torch",)),
-    # The numbers of epochs of Keras' example and fastai are estimates; they were not trained on all images yet.
+    # These two were not trained on all images yet; their numbers of epochs are estimates.
     "Keras' example": Subject(15, sys.executable),
     "fastai": Subject(10, PARITY_PYTHON, ("torch", "fastai")),
 }
