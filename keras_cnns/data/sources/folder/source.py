@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,9 @@ class Folder:
     because the hashes of the files are unknown. (A training finds them, because it checks first.)
     If a split depends on the content of the images, all files that may belong to it are checked
     first, because their hashes and near-duplicates determine which images are in it.
+
+    A slice of a split contains about the same fraction of each class, the files in the order of
+    their paths.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -152,9 +156,7 @@ class Folder:
         name, start, stop = slice_split(counts, split)
         members = splits[name]
         if (start, stop) != (0, len(members)):
-            # In the order of the paths, a slice would contain only some of the classes.
-            ordered = sorted(members, key=lambda file: (file.content, file.path.parts))
-            members = ordered[start:stop]
+            members = _stratified(members)[start:stop]
         if not keep_pixels:
             self._release(members)
         images = self._open_members(members, _labels(files))
@@ -344,6 +346,16 @@ def _without_bad_files(scan: Scan) -> Scan:
     if not files:
         raise FolderError(f"none of the {len(scan.files)} files in {scan.root} can be used")
     return replace(scan, files=files)
+
+
+def _stratified(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Return files in an order of which each part has about the same fraction of each class."""
+    counts, seen = Counter(file.label for file in files), Counter[str]()
+    positions = {}
+    for file in files:
+        positions[file.path] = (seen[file.label] + 0.5) / counts[file.label]
+        seen[file.label] += 1
+    return sorted(files, key=lambda file: positions[file.path])
 
 
 @functools.cache
